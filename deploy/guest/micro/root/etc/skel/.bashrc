@@ -1,0 +1,1 @@
+# Begins with the settings of the machine, /etc/bash.bashrc.

@@ -1,0 +1,81 @@
+package install
+
+import (
+	"context"
+
+	admission "k8s.io/api/admissionregistration/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	webhookName           = "orlop-admission"
+	webhookTimeoutSeconds = 10
+)
+
+// Webhook says where the API server reaches the facade.
+type Webhook struct {
+	// URL of the webhook, where the facade runs beside the API server.
+	URL string
+	// Service that leads to the facade, where it runs in the cluster.
+	Service *admission.ServiceReference
+	// CABundle verifies the webhook's certificate, in PEM.
+	CABundle []byte
+	// Exempt is the user name under which the facade itself writes.
+	Exempt string
+}
+
+// ApplyWebhook registers the admission webhook for the definitions' kinds.
+func ApplyWebhook(ctx context.Context, c client.Client, hook Webhook, definitions []*apiextensions.CustomResourceDefinition) error {
+	return apply(ctx, c, hook.configuration(definitions))
+}
+
+// configuration asks the services only about a changed spec, and never about
+// the facade's own writes: status, metadata and deletion must work whatever
+// state the services are in.
+func (w Webhook) configuration(definitions []*apiextensions.CustomResourceDefinition) *admission.ValidatingWebhookConfiguration {
+	fail, equivalent, none := admission.Fail, admission.Equivalent, admission.SideEffectClassNone
+	timeout := int32(webhookTimeoutSeconds)
+	config := &admission.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: webhookName}}
+	config.Webhooks = []admission.ValidatingWebhook{{
+		Name:                    "admission.orlop.dev",
+		ClientConfig:            w.clientConfig(),
+		FailurePolicy:           &fail,
+		MatchPolicy:             &equivalent,
+		SideEffects:             &none,
+		TimeoutSeconds:          &timeout,
+		AdmissionReviewVersions: []string{"v1"},
+		MatchConditions: []admission.MatchCondition{
+			{Name: "not-the-facade", Expression: "request.userInfo.username != '" + w.Exempt + "'"},
+			{Name: "spec-changed", Expression: "request.operation == 'CREATE' || " +
+				"(has(object.spec) ? (!has(oldObject.spec) || object.spec != oldObject.spec) : has(oldObject.spec))"},
+			{Name: "not-deleting", Expression: "!has(object.metadata.deletionTimestamp)"},
+		},
+	}}
+	for _, definition := range definitions {
+		config.Webhooks[0].Rules = append(config.Webhooks[0].Rules, webhookRule(definition))
+	}
+	return config
+}
+
+func (w Webhook) clientConfig() admission.WebhookClientConfig {
+	config := admission.WebhookClientConfig{CABundle: w.CABundle, Service: w.Service}
+	if w.Service == nil {
+		config.URL = &w.URL
+	}
+	return config
+}
+
+func webhookRule(definition *apiextensions.CustomResourceDefinition) admission.RuleWithOperations {
+	scope := admission.ScopeType(definition.Spec.Scope)
+	return admission.RuleWithOperations{
+		Operations: []admission.OperationType{admission.Create, admission.Update},
+		Rule: admission.Rule{
+			APIGroups:   []string{definition.Spec.Group},
+			APIVersions: []string{definition.Spec.Versions[0].Name},
+			Resources:   []string{definition.Spec.Names.Plural},
+			Scope:       &scope,
+		},
+	}
+}

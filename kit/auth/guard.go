@@ -1,0 +1,165 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"orlop.dev/kit/fault"
+)
+
+// Reasons of the faults that callers get from this package.
+const (
+	ReasonNoCredential = "CredentialRequired"
+	ReasonForbidden    = "Forbidden"
+)
+
+// Guard stands before every method of a server.
+type Guard struct {
+	authenticator Authenticator
+	authorizer    Authorizer
+	rules         map[string]rule
+}
+
+// NewGuard makes a guard for all services that the binary knows. It reads
+// their rules now: services linked into the binary are known by then.
+func NewGuard(n Authenticator, z Authorizer) *Guard {
+	return &Guard{authenticator: n, authorizer: z, rules: rules(protoregistry.GlobalFiles)}
+}
+
+// call is one call on its way through the guard: who it is, and what it needs.
+type call struct {
+	method string
+	rule   rule
+	user   User
+}
+
+// admit finds the caller of a method and checks what needs no request for it.
+// The context that it returns carries the user.
+func (g *Guard) admit(ctx context.Context, method string) (context.Context, call, error) {
+	r, known := g.rules[method]
+	if known && r.need == needNothing {
+		return ctx, call{method: method, rule: r}, nil
+	}
+	u, err := g.identify(ctx)
+	if err != nil {
+		return ctx, call{}, err
+	}
+	switch {
+	case !known:
+		return ctx, call{}, fault.New(fault.Denied, ReasonForbidden, "user %q cannot call %s: no rule allows it", u.Name, method)
+	case r.need == needInternal && !u.Internal:
+		return ctx, call{}, fault.New(fault.Denied, ReasonForbidden,
+			"user %q cannot call %s: it is for the suite's own services", u.Name, method)
+	}
+	return NewContext(ctx, u), call{method: method, rule: r, user: u}, nil
+}
+
+// authorize checks the right to what the request asks for. The context that it
+// returns carries the user on whose account the call is made.
+func (g *Guard) authorize(ctx context.Context, c call, req any) (context.Context, target, error) {
+	if c.rule.need != needRight {
+		return ctx, target{}, nil
+	}
+	msg, ok := req.(proto.Message)
+	if !ok {
+		return ctx, target{}, fault.New(fault.Internal, "RequestType", "request of type %T can't be checked", req)
+	}
+	t, err := targetOf(msg, c.rule.kind)
+	if err != nil {
+		return ctx, target{}, err
+	}
+	if err := c.rule.complete(t); err != nil {
+		return ctx, target{}, err
+	}
+	if ctx, err = actFor(ctx, c.user, flag(msg, "validate_only")); err != nil || c.user.Internal {
+		return ctx, t, err
+	}
+	for _, a := range c.rule.wants(msg, t) {
+		if err := Require(ctx, g.authorizer, c.user, a); err != nil {
+			return ctx, target{}, err
+		}
+	}
+	return ctx, t, nil
+}
+
+// complete refuses a request that does not say which object it means: the
+// right would be asked for the whole cluster instead.
+func (r rule) complete(t target) error {
+	if r.namespaced && !r.wholeCluster && t.namespace == "" {
+		return missing("namespace")
+	}
+	if !r.namespaced && r.kind != nil && t.namespace != "" {
+		return fault.New(fault.Invalid, "NamespaceNotAllowed", "%s are not namespaced", r.attributes.Resource).
+			WithField("metadata.namespace", "forbidden", "must be empty for a resource of the cluster")
+	}
+	if r.named && t.name == "" {
+		return missing("name")
+	}
+	return nil
+}
+
+func missing(field string) error {
+	return fault.New(fault.Invalid, "TargetRequired", "a %s is required", field).
+		WithField("metadata."+field, "required", "Required value")
+}
+
+// wants lists the rights that a request needs: one, and "create" besides where
+// an update may have to create.
+func (r rule) wants(req proto.Message, t target) []Attributes {
+	a := r.attributes
+	a.Namespace = t.namespace
+	if r.named {
+		a.Name = t.name
+	}
+	if a.Verb != "update" || !flag(req, "allow_missing") {
+		return []Attributes{a}
+	}
+	create := a
+	create.Verb, create.Name = "create", ""
+	return []Attributes{a, create}
+}
+
+// Require returns nil if the user may do what the attributes say, and
+// otherwise a fault of class Denied in the words of Kubernetes. It is for doors
+// that are no gRPC methods; internal users may do everything.
+func Require(ctx context.Context, z Authorizer, u User, a Attributes) error {
+	if u.Internal {
+		return nil
+	}
+	d, err := z.Authorize(ctx, u, a)
+	if err != nil {
+		return err
+	}
+	if d.Allowed {
+		return nil
+	}
+	return fault.New(fault.Denied, ReasonForbidden, "%s", denial(u, a, d.Reason))
+}
+
+// denial says it as Kubernetes' API server does.
+func denial(u User, a Attributes, reason string) string {
+	var b strings.Builder
+	resource := a.Resource
+	if a.Subresource != "" {
+		resource += "/" + a.Subresource
+	}
+	if a.Name != "" {
+		fmt.Fprintf(&b, "%s.%s %q is forbidden: ", a.Resource, a.Group, a.Name)
+	} else {
+		fmt.Fprintf(&b, "%s.%s is forbidden: ", a.Resource, a.Group)
+	}
+	fmt.Fprintf(&b, "User %q cannot %s resource %q in API group %q", u.Name, a.Verb, resource, a.Group)
+	if a.Namespace != "" {
+		fmt.Fprintf(&b, " in the namespace %q", a.Namespace)
+	} else {
+		b.WriteString(" at the cluster scope")
+	}
+	if reason != "" {
+		b.WriteString(": " + reason)
+	}
+	return b.String()
+}

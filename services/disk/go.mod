@@ -1,0 +1,3 @@
+module orlop.dev/services/disk
+
+go 1.26.0
