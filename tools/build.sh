@@ -6,7 +6,9 @@
 #   generate  buf and the protoc plugins (what `make generate` needs)
 #   test      gotestsum, grpcurl, mockgen
 #   lint      golangci-lint (six minutes on two cold cores)
-#   all       everything (the default)
+#   all       everything
+#
+# With no group named, generate and test are built.
 #
 # A tool whose inputs have not changed is skipped. Each binary appears by
 # rename, so that a build cut short never leaves half a tool behind.
@@ -81,7 +83,8 @@ lint() {
 }
 
 go=$(go env GOVERSION)
-for group in "${@:-all}"; do
+[[ $# -gt 0 ]] || set -- generate test
+for group in "$@"; do
   case $group in
   generate) generate ;;
   test) test_tools ;;

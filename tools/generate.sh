@@ -35,8 +35,6 @@ import _ "embed"
 var Document []byte
 GO
 
-for part in "$fresh"/gen/*; do
-  name=${part##*/}
-  rm -rf "${target:?}/$name"
-  mv "$part" "$target/$name"
-done
+# Only go.mod and go.sum of what is there already are kept.
+find "$target" -mindepth 1 -maxdepth 1 -type d ! -path "$fresh" -exec rm -rf {} +
+mv "$fresh"/gen/* "$target/"

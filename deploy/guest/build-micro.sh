@@ -33,8 +33,7 @@ package_names() { awk '!/^#/ && NF { print $1 }' "$here/micro/packages.txt"; }
 fetch_all() { # CACHE; sets debs and kernel_deb
 	local cache=$1 names kernel
 	mapfile -t names < <(package_names)
-	if ! newer "$cache/apt/refreshed" "$here/micro/packages.txt" ||
-		[ -n "$(find "$cache/apt/refreshed" -mmin +1440 -print 2>/dev/null)" ]; then
+	if [ -z "$(find "$cache/apt/refreshed" -mmin -1440 -print 2>/dev/null)" ]; then
 		refresh "$cache" || [ -e "$cache/apt/refreshed" ] || fail "can't read Debian's package lists"
 	fi
 	kernel=$(private_apt "$cache" apt-cache depends linux-image-cloud-amd64 |
@@ -74,7 +73,7 @@ make_root_dir() { # ROOT; reads debs
 		# shellcheck disable=SC2086 # the rest of the line is a list of paths
 		unpack "$deb" "$root" $rest
 	done < <(awk '!/^#/ && NF' "$here/micro/packages.txt") 3<<<"$debs"
-	chroot_links "$root"
+	link_busybox "$root"
 	cp -a "$here/micro/root/." "$root/"
 	ln -sf ../proc/self/mounts "$root/etc/mtab"
 	chmod 440 "$root/etc/sudoers"
@@ -84,8 +83,8 @@ make_root_dir() { # ROOT; reads debs
 	: >"$root/etc/resolv.conf"
 }
 
-# chroot_links ROOT: busybox answers to every name that no package has taken.
-chroot_links() {
+# link_busybox ROOT: busybox answers to every name that no package has taken.
+link_busybox() {
 	local applet
 	for applet in $("$1/bin/busybox" --list); do
 		case $applet in busybox | dpkg | dpkg-deb | rpm | rpm2cpio) continue ;; esac
@@ -96,16 +95,24 @@ chroot_links() {
 	done
 }
 
-# check_libraries ROOT: every program finds its libraries inside.
+# check_libraries ROOT: every program finds its libraries inside. The guest's
+# own loader is asked; about a static program it has nothing to say.
 check_libraries() {
-	local root=$1 loader=$1/usr/lib64/ld-linux-x86-64.so.2 file lost
-	[ -e "$loader" ] || loader=$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2
+	local root=$1 file lost
 	while read -r file; do
-		lost=$("$loader" --inhibit-cache --library-path "$root/usr/lib/x86_64-linux-gnu:$root/usr/libexec/sudo" \
-			--list "$file" 2>/dev/null | awk -v root="$root" '$2 == "=>" && index($3, root) != 1 { print $1 }')
-		[ -z "$lost" ] || fail "${file#"$root"} needs $(tr '\n' ' ' <<<"$lost"): add the package to micro/packages.txt"
+		lost=$(needs "$root" "$file" | awk -v root="$root" '$2 == "=>" && index($3, root) != 1 { print $1 }')
+		[ -z "$lost" ] || fail "${file#"$root"} needs ${lost//$'\n'/ }: add the package to micro/packages.txt"
 	done < <(find "$root/usr/bin" "$root/usr/sbin" "$root/usr/lib" "$root/usr/libexec" -type f \
 		\( -perm -100 -o -name '*.so*' \) -size +8k)
+}
+
+needs() { # ROOT FILE
+	local loader=$1/usr/lib64/ld-linux-x86-64.so.2 code=0
+	"$loader" --verify "$2" >/dev/null 2>&1 || code=$?
+	# 1 is "not dynamic"; 2 is a library, or one built for another loader.
+	[ "$code" -ne 1 ] || return 0
+	"$loader" --inhibit-cache --list --library-path \
+		"$1/usr/lib/x86_64-linux-gnu:$1/usr/libexec/sudo:$1/usr/lib/sudo" "$2" 2>/dev/null || true
 }
 
 build_seed() { # ROOT
@@ -184,7 +191,7 @@ main() {
 	mkdir -p "$(dirname "$output")" "$cache"
 	output=$(realpath -m "$output")
 	cache=$(realpath "$cache")
-	if [ -z "$force" ] && newer "$output" "$here" "$here/../setup/debian-sources.sh"; then
+	if [ -z "$force" ] && newer "$output" "$here"/{build-micro.sh,packages.sh,disk.sh,micro,cmd,internal,go.mod,go.sum}; then
 		say "$output is up to date"
 		return
 	fi
@@ -199,4 +206,5 @@ main() {
 	say "$output: $(du -h --apparent-size "$output" | cut -f1), $disk_mib MiB virtual"
 }
 
-main "$@"
+# On one line: the file may change while it runs.
+main "$@"; exit

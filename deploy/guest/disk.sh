@@ -29,13 +29,16 @@ partition() { # IMAGE BOOT_SECTORS ROOT_START
 }
 
 make_boot() { # IMAGE KIB DIR
-	local offset=$((boot_start * sector))
-	mkfs.vfat --invariant -n ORLOP-BOOT -h "$boot_start" --offset "$boot_start" "$1" "$2" >/dev/null
-	mmd -i "$1@@$offset" ::/EFI ::/EFI/BOOT ::/loader ::/loader/entries
+	local part=$1.boot
+	rm -f "$part"
+	mkfs.vfat -C --invariant -n ORLOP-BOOT -h "$boot_start" "$part" "$2" >/dev/null
+	mmd -i "$part" ::/EFI ::/EFI/BOOT ::/loader ::/loader/entries
 	(cd "$3" && find . -type f | LC_ALL=C sort | while read -r file; do
-		mcopy -m -i "$1@@$offset" "$file" "::${file#.}"
+		mcopy -m -i "$part" "$file" "::${file#.}"
 	done)
-	syslinux --install --offset "$offset" "$1"
+	syslinux --install "$part"
+	dd if="$part" of="$1" bs=1M seek="$((boot_start * sector / 1048576))" conv=sparse,notrunc status=none
+	rm "$part"
 }
 
 make_root() { # IMAGE START KIB SOURCE

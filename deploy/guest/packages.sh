@@ -21,7 +21,7 @@ home() { printf '%s\n' "${ORLOP_HOME:-$(cd "$here/../.." && pwd)/.orlop}"; }
 newer() {
 	local file=$1
 	shift
-	[ -e "$file" ] && [ -z "$(find "$@" -newer "$file" -print -quit)" ]
+	[ -e "$file" ] && [ -z "$(find "$@" -type f ! -name '*_test.go' -newer "$file" -print -quit)" ]
 }
 
 # write_sources FILE: the machine's own Debian source, with its updates.
@@ -55,27 +55,19 @@ refresh() {
 # fetch CACHE PACKAGE...: has the packages in CACHE/debs, and prints their
 # paths in the same order. Only what is not there yet is downloaded.
 fetch() {
-	local cache=$1 package version path wanted=()
+	local cache=$1 package file files wanted=()
 	shift
 	mkdir -p "$cache/debs"
+	files=$(cd "$cache/apt" && private_apt "$cache" apt-get download --print-uris "$@" | awk '{ print $2 }') || return 1
 	for package in "$@"; do
-		version=$(candidate "$cache" "$package")
-		[ -n "$version" ] || fail "Debian has no package $package"
-		path=$cache/debs/$(deb_name "$package" "$version")
-		ls "$path"_*.deb >/dev/null 2>&1 || wanted+=("$package=$version")
+		file=$(grep -m1 "^${package}_" <<<"$files") || fail "Debian has no package $package"
+		[ -e "$cache/debs/$file" ] || wanted+=("$package")
 	done
 	if [ ${#wanted[@]} -gt 0 ]; then
 		say "downloading ${#wanted[@]} packages" >&2
-		(cd "$cache/debs" && private_apt "$cache" apt-get download "${wanted[@]}") || return 1
+		(cd "$cache/debs" && private_apt "$cache" apt-get download "${wanted[@]}") >&2 || return 1
 	fi
 	for package in "$@"; do
-		ls "$cache/debs/$(deb_name "$package" "$(candidate "$cache" "$package")")"_*.deb
+		printf '%s/debs/%s\n' "$cache" "$(grep -m1 "^${package}_" <<<"$files")"
 	done
 }
-
-candidate() { # CACHE PACKAGE
-	private_apt "$1" apt-cache policy "$2" | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'
-}
-
-# A colon (the epoch) is written %3a in a file's name.
-deb_name() { printf '%s_%s' "$1" "${2//:/%3a}"; }

@@ -140,4 +140,5 @@ main() {
 	check "$lines"
 }
 
-main "$@"
+# On one line: the file may change while it runs.
+main "$@"; exit

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource/kind"
 )
 
 // Reasons of the faults that callers get from this package.
@@ -60,67 +61,30 @@ func (g *Guard) admit(ctx context.Context, method string) (context.Context, call
 
 // authorize checks the right to what the request asks for. The context that it
 // returns carries the user on whose account the call is made.
-func (g *Guard) authorize(ctx context.Context, c call, req any) (context.Context, target, error) {
+func (g *Guard) authorize(ctx context.Context, c call, req any) (context.Context, kind.Target, error) {
 	if c.rule.need != needRight {
-		return ctx, target{}, nil
+		return ctx, kind.Target{}, nil
 	}
 	msg, ok := req.(proto.Message)
 	if !ok {
-		return ctx, target{}, fault.New(fault.Internal, "RequestType", "request of type %T can't be checked", req)
+		return ctx, kind.Target{}, fault.New(fault.Internal, "RequestType", "request of type %T can't be checked", req)
 	}
-	t, err := targetOf(msg, c.rule.kind)
+	t, err := c.rule.target(msg)
 	if err != nil {
-		return ctx, target{}, err
+		return ctx, kind.Target{}, err
 	}
 	if err := c.rule.complete(t); err != nil {
-		return ctx, target{}, err
+		return ctx, kind.Target{}, err
 	}
 	if ctx, err = actFor(ctx, c.user, flag(msg, "validate_only")); err != nil || c.user.Internal {
 		return ctx, t, err
 	}
 	for _, a := range c.rule.wants(msg, t) {
 		if err := Require(ctx, g.authorizer, c.user, a); err != nil {
-			return ctx, target{}, err
+			return ctx, kind.Target{}, err
 		}
 	}
 	return ctx, t, nil
-}
-
-// complete refuses a request that does not say which object it means: the
-// right would be asked for the whole cluster instead.
-func (r rule) complete(t target) error {
-	if r.namespaced && !r.wholeCluster && t.namespace == "" {
-		return missing("namespace")
-	}
-	if !r.namespaced && r.kind != nil && t.namespace != "" {
-		return fault.New(fault.Invalid, "NamespaceNotAllowed", "%s are not namespaced", r.attributes.Resource).
-			WithField("metadata.namespace", "forbidden", "must be empty for a resource of the cluster")
-	}
-	if r.named && t.name == "" {
-		return missing("name")
-	}
-	return nil
-}
-
-func missing(field string) error {
-	return fault.New(fault.Invalid, "TargetRequired", "a %s is required", field).
-		WithField("metadata."+field, "required", "Required value")
-}
-
-// wants lists the rights that a request needs: one, and "create" besides where
-// an update may have to create.
-func (r rule) wants(req proto.Message, t target) []Attributes {
-	a := r.attributes
-	a.Namespace = t.namespace
-	if r.named {
-		a.Name = t.name
-	}
-	if a.Verb != "update" || !flag(req, "allow_missing") {
-		return []Attributes{a}
-	}
-	create := a
-	create.Verb, create.Name = "create", ""
-	return []Attributes{a, create}
 }
 
 // Require returns nil if the user may do what the attributes say, and

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource/kind"
 )
 
 // Unary returns the interceptor for calls with one request.
@@ -58,7 +59,7 @@ type guarded struct {
 	mu     sync.Mutex
 	ctx    context.Context
 	passed bool
-	target target
+	target kind.Target
 }
 
 func (s *guarded) Context() context.Context {
@@ -91,11 +92,11 @@ func (s *guarded) same(m any) error {
 	if !ok {
 		return fault.New(fault.Internal, "RequestType", "request of type %T can't be checked", m)
 	}
-	t, err := targetOf(msg, s.call.rule.kind)
+	t, err := s.call.rule.target(msg)
 	if err != nil {
 		return err
 	}
-	if t.namespace != "" && t.namespace != s.target.namespace || t.name != "" && t.name != s.target.name {
+	if t.Namespace != "" && t.Namespace != s.target.Namespace || t.Name != "" && t.Name != s.target.Name {
 		return fault.New(fault.Denied, ReasonForbidden, "a stream can't turn to another object")
 	}
 	return nil

@@ -1,13 +1,12 @@
 package auth
 
 import (
-	"strings"
-
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	schemav1 "orlop.dev/gen/orlop/schema/v1"
+	"orlop.dev/kit/resource/kind"
 )
 
 // need says what kind of credential a method asks for.
@@ -28,20 +27,13 @@ const (
 type rule struct {
 	need       need
 	attributes Attributes
-	// kind is the message of the objects that the method acts on, if the
-	// service has one.
-	kind protoreflect.MessageDescriptor
-	// namespaced methods act within a namespace; wholeCluster ones may also
-	// leave it out and mean all of them.
-	namespaced, wholeCluster bool
+	// kind is what the method's service serves; nil if it serves none.
+	kind *kind.Kind
+	// namespaced methods act within a namespace; those that are wide may leave
+	// it out and mean all of them.
+	namespaced, wide bool
 	// named methods act on one object that is there already.
 	named bool
-}
-
-// verbs maps the prefixes of the standard methods to Kubernetes' verbs.
-var verbs = []struct{ prefix, verb string }{
-	{"Create", "create"}, {"Get", "get"}, {"List", "list"},
-	{"Update", "update"}, {"Delete", "delete"}, {"Watch", "watch"},
 }
 
 // exceptions are the foreign services that the suite serves: they carry no
@@ -52,44 +44,45 @@ var exceptions = map[protoreflect.FullName]need{
 	"grpc.reflection.v1alpha.ServerReflection": needUser,
 }
 
-// rules reads from the descriptors what every method needs, by full method
-// name ("/package.Service/Method").
+// rules reads from the descriptors what every method needs, by the method's
+// path ("/package.Service/Method").
 func rules(files *protoregistry.Files) map[string]rule {
+	kinds := map[protoreflect.FullName]*kind.Kind{}
+	for _, k := range kind.All() {
+		kinds[k.Service] = k
+	}
 	all := map[string]rule{}
 	files.RangeFiles(func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
-			addService(all, f.Services().Get(i))
+			s := f.Services().Get(i)
+			addService(all, s, kinds[s.FullName()])
 		}
 		return true
 	})
 	return all
 }
 
-func addService(all map[string]rule, s protoreflect.ServiceDescriptor) {
-	kind := kindOf(s)
+func addService(all map[string]rule, s protoreflect.ServiceDescriptor, k *kind.Kind) {
 	for i := range s.Methods().Len() {
 		m := s.Methods().Get(i)
-		if r, ok := ruleOf(m, kind); ok {
-			all["/"+string(s.FullName())+"/"+string(m.Name())] = r
+		if r, ok := ruleOf(m, k); ok {
+			all[kind.Path(m)] = r
 		}
 	}
 }
 
-func ruleOf(m protoreflect.MethodDescriptor, kind protoreflect.MessageDescriptor) (rule, bool) {
+func ruleOf(m protoreflect.MethodDescriptor, k *kind.Kind) (rule, bool) {
 	if n, ok := exceptions[m.Parent().FullName()]; ok {
 		return rule{need: n}, true
 	}
-	if access, ok := proto.GetExtension(m.Options(), schemav1.E_Access).(*schemav1.Access); ok && access != nil {
-		return optionRule(access, m, kind)
+	if a, ok := proto.GetExtension(m.Options(), schemav1.E_Access).(*schemav1.Access); ok && a != nil {
+		return optionRule(a, m, k)
 	}
-	if kind == nil {
-		return rule{}, false
-	}
-	return standardRule(m, kind)
+	return standardRule(m, k)
 }
 
 // optionRule follows the method's own option, whatever its name.
-func optionRule(a *schemav1.Access, m protoreflect.MethodDescriptor, kind protoreflect.MessageDescriptor) (rule, bool) {
+func optionRule(a *schemav1.Access, m protoreflect.MethodDescriptor, k *kind.Kind) (rule, bool) {
 	switch {
 	case a.GetInternal():
 		return rule{need: needInternal}, true
@@ -98,74 +91,38 @@ func optionRule(a *schemav1.Access, m protoreflect.MethodDescriptor, kind protor
 	case a.GetVerb() == "":
 		return rule{}, false
 	}
-	r := rule{kind: kind, named: true, attributes: Attributes{
+	r := rule{kind: k, named: true, attributes: Attributes{
 		Verb: a.GetVerb(), Group: a.GetGroup(), Resource: a.GetResource(), Subresource: a.GetSubresource(),
 	}}
-	res := resourceOf(kind)
-	if r.attributes.Resource == "" {
-		r.attributes.Resource = res.GetPlural()
-	}
-	if r.attributes.Group == "" {
-		r.attributes.Group = res.GetGroup()
-	}
-	if a.GetResource() == "" || a.GetResource() == res.GetPlural() {
-		r.namespaced = namespaced(res)
+	own := k != nil && (a.GetResource() == "" || a.GetResource() == k.Plural)
+	if own {
+		r.attributes.Resource, r.namespaced = k.Plural, k.Namespaced
 	} else {
-		// Another kind's resource: its request tells the scope.
+		// What another kind's scope is, the request must tell.
 		r.namespaced = m.Input().Fields().ByName("namespace") != nil
+	}
+	if r.attributes.Group == "" && k != nil {
+		r.attributes.Group = k.Group
 	}
 	return r, r.attributes.Resource != ""
 }
 
-// standardRule knows a standard method by its verb and the kind's singular or
-// plural name. Comparing without case is what finds VirtualMachineClasses.
-func standardRule(m protoreflect.MethodDescriptor, kind protoreflect.MessageDescriptor) (rule, bool) {
-	res := resourceOf(kind)
-	for _, v := range verbs {
-		noun, ok := strings.CutPrefix(string(m.Name()), v.prefix)
-		if !ok {
-			continue
-		}
-		many := v.verb == "list" || v.verb == "watch"
-		want := string(kind.Name())
-		if many {
-			want = res.GetPlural()
-		}
-		if !strings.EqualFold(noun, want) {
-			return rule{}, false
-		}
-		return rule{
-			kind:         kind,
-			namespaced:   namespaced(res),
-			wholeCluster: many,
-			named:        !many && v.verb != "create",
-			attributes:   Attributes{Verb: v.verb, Group: res.GetGroup(), Resource: res.GetPlural()},
-		}, true
+// standardRule is for the methods whose name and kind say it all. Claim and
+// Release are standard, but which right they'd need only an option can say.
+func standardRule(m protoreflect.MethodDescriptor, k *kind.Kind) (rule, bool) {
+	if k == nil {
+		return rule{}, false
 	}
-	return rule{}, false
-}
-
-// kindOf finds the kind that a service serves: what its methods return.
-func kindOf(s protoreflect.ServiceDescriptor) protoreflect.MessageDescriptor {
-	for i := range s.Methods().Len() {
-		m := s.Methods().Get(i)
-		if out := m.Output(); resourceOf(out) != nil && strings.HasSuffix(string(m.Name()), string(out.Name())) {
-			return out
-		}
+	verb, ok := k.VerbOf(m.FullName())
+	if !ok || verb == kind.Claim || verb == kind.Release {
+		return rule{}, false
 	}
-	return nil
-}
-
-// resourceOf returns the resource option of a message, or nil. The getters of
-// a nil option answer with zeros.
-func resourceOf(m protoreflect.MessageDescriptor) *schemav1.Resource {
-	if m == nil || !proto.HasExtension(m.Options(), schemav1.E_Resource) {
-		return nil
-	}
-	res, _ := proto.GetExtension(m.Options(), schemav1.E_Resource).(*schemav1.Resource)
-	return res
-}
-
-func namespaced(res *schemav1.Resource) bool {
-	return res.GetScope() == schemav1.Resource_SCOPE_NAMESPACED
+	wide := verb == kind.List || verb == kind.Watch
+	return rule{
+		kind:       k,
+		namespaced: k.Namespaced,
+		wide:       wide,
+		named:      !wide && verb != kind.Create,
+		attributes: Attributes{Verb: string(verb), Group: k.Group, Resource: k.Plural},
+	}, true
 }

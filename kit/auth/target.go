@@ -7,69 +7,51 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource/kind"
 )
 
-// target is the object that a request names.
-type target struct{ namespace, name string }
-
-// targetOf reads namespace and name from a request: its own fields, and the
-// metadata of the object that it carries. Where both speak they must agree,
-// else the right would be asked for one object and the work done on another.
-func targetOf(req proto.Message, kind protoreflect.MessageDescriptor) (target, error) {
+// target returns the object that a request of the rule's method names.
+func (r rule) target(req proto.Message) (kind.Target, error) {
 	m := req.ProtoReflect()
-	t := target{namespace: text(m, m.Descriptor().Fields().ByName("namespace")), name: text(m, nameField(m.Descriptor()))}
-	meta := carried(m, kind)
-	if meta == nil {
-		return t, nil
+	t := kind.Target{Namespace: text(m, m.Descriptor().Fields().ByName("namespace"))}
+	if r.kind != nil {
+		var err error
+		if t, err = r.kind.Target(req); err != nil {
+			return kind.Target{}, err
+		}
 	}
-	fields := meta.Descriptor().Fields()
-	var err error
-	if t.namespace, err = agree("namespace", t.namespace, text(meta, fields.ByName("namespace"))); err != nil {
-		return target{}, err
-	}
-	if t.name, err = agree("name", t.name, text(meta, fields.ByName("name"))); err != nil {
-		return target{}, err
+	if t.Name == "" {
+		t.Name = text(m, nameField(m.Descriptor()))
 	}
 	return t, nil
 }
 
-func agree(field, request, metadata string) (string, error) {
-	switch {
-	case metadata == "" || metadata == request:
-		return request, nil
-	case request == "":
-		return metadata, nil
+// complete refuses a request that doesn't say which object it means: the right
+// would be asked for the whole cluster instead.
+func (r rule) complete(t kind.Target) error {
+	if r.namespaced && !r.wide && t.Namespace == "" {
+		return fault.Refuse("metadata.namespace", "FieldValueRequired", "Required value")
 	}
-	return "", fault.New(fault.Invalid, "TargetMismatch",
-		"the %s of the request (%s) is not that of the object (%s)", field, request, metadata).
-		WithField("metadata."+field, "equal", "must be equal to the request's "+field+" "+request)
-}
-
-// carried returns the metadata of the object of the kind inside the request,
-// found by its type. Nil where there is none.
-func carried(m protoreflect.Message, kind protoreflect.MessageDescriptor) protoreflect.Message {
-	object := objectField(m.Descriptor(), kind)
-	if object == nil || !m.Has(object) {
-		return nil
-	}
-	meta := object.Message().Fields().ByName("metadata")
-	if meta == nil || meta.Message() == nil {
-		return nil
-	}
-	return m.Get(object).Message().Get(meta).Message()
-}
-
-func objectField(m, kind protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
-	if kind == nil {
-		return nil
-	}
-	for i := range m.Fields().Len() {
-		f := m.Fields().Get(i)
-		if f.Message() != nil && !f.IsList() && f.Message().FullName() == kind.FullName() {
-			return f
-		}
+	if r.named && t.Name == "" {
+		return fault.Refuse("metadata.name", "FieldValueRequired", "Required value")
 	}
 	return nil
+}
+
+// wants lists the rights that a request needs: one, and "create" besides where
+// an update may have to create.
+func (r rule) wants(req proto.Message, t kind.Target) []Attributes {
+	a := r.attributes
+	a.Namespace = t.Namespace
+	if r.named {
+		a.Name = t.Name
+	}
+	if a.Verb != string(kind.Update) || !flag(req, "allow_missing") {
+		return []Attributes{a}
+	}
+	create := a
+	create.Verb, create.Name = string(kind.Create), ""
+	return []Attributes{a, create}
 }
 
 // nameField is "name", or the only text field whose name ends so: a method on
@@ -103,5 +85,5 @@ func text(m protoreflect.Message, f protoreflect.FieldDescriptor) string {
 func flag(req proto.Message, name protoreflect.Name) bool {
 	m := req.ProtoReflect()
 	f := m.Descriptor().Fields().ByName(name)
-	return f != nil && f.Kind() == protoreflect.BoolKind && m.Get(f).Bool()
+	return f != nil && f.Kind() == protoreflect.BoolKind && !f.IsList() && m.Get(f).Bool()
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
@@ -79,6 +80,11 @@ func New[T Object](k *kind.Kind) T { return k.New().(T) }
 // kinds have getters only, so it goes by reflection.
 func meta(k *kind.Kind, o Object) *metav1.ObjectMeta {
 	return o.ProtoReflect().Mutable(k.Metadata).Message().Interface().(*metav1.ObjectMeta)
+}
+
+// setMeta replaces the metadata of o.
+func setMeta(k *kind.Kind, o Object, m *metav1.ObjectMeta) {
+	o.ProtoReflect().Set(k.Metadata, protoreflect.ValueOfMessage(m.ProtoReflect()))
 }
 
 // timestamp is t as objects keep it: whole seconds, as Kubernetes does.

@@ -76,7 +76,8 @@ type Event[T Object] struct {
 	// Object is the object after the change. For Deleted it is the last state,
 	// with the version of its deletion. For Bookmark it is nil.
 	Object T
-	// ResourceVersion is the version to resume from after this event.
+	// ResourceVersion is the version to resume from after this event. It is empty
+	// while the present objects are told: one can't resume in the middle of them.
 	ResourceVersion string
 	// Store is the identity of the store. Versions of different stores can't be
 	// compared.

@@ -32,7 +32,9 @@ build() {
 	scratch=$(mktemp -d "$bin/.kube.XXXXXX")
 	# shellcheck disable=SC2064 # the name must be the one of now: the variable is local
 	trap "rm -rf -- '$scratch'" EXIT
+	touch "$scratch/begun"
 	go -C "$here" build -trimpath -ldflags "$(linker_flags "$version")" -o "$scratch/kube" .
+	touch -r "$scratch/begun" "$scratch/kube" # so that what is edited during the build counts as newer
 	ln -s kube "$scratch/kubectl"
 	mv -fT "$scratch/kubectl" "$bin/kubectl"
 	mv -fT "$scratch/kube" "$kube"

@@ -3,6 +3,7 @@ module orlop.dev/tools/protoc-gen-crd
 go 1.26
 
 require (
+	github.com/bufbuild/protocompile v0.14.1
 	google.golang.org/protobuf v1.36.12
 	k8s.io/apiextensions-apiserver v0.35.4
 	k8s.io/apimachinery v0.35.4

@@ -76,10 +76,7 @@ var (
 // Parse reads tokens in the form of a token file.
 func Parse(r io.Reader) (*File, error) {
 	file := &File{users: map[[sha256.Size]byte]auth.User{}}
-	lines := csv.NewReader(r)
-	lines.FieldsPerRecord = -1
-	lines.TrimLeadingSpace = true
-	lines.Comment = '#'
+	lines := reader(r)
 	for {
 		columns, err := lines.Read()
 		switch {
@@ -93,6 +90,14 @@ func Parse(r io.Reader) (*File, error) {
 			return nil, fmt.Errorf("line %d: %w", line, err)
 		}
 	}
+}
+
+func reader(r io.Reader) *csv.Reader {
+	lines := csv.NewReader(r)
+	lines.FieldsPerRecord = -1
+	lines.TrimLeadingSpace = true
+	lines.Comment = '#'
+	return lines
 }
 
 func (f *File) add(columns []string) error {

@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"encoding/csv"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,14 +14,24 @@ import (
 	"orlop.dev/kit/auth"
 )
 
-// Ensure writes a token file with one user and a random token, readable by
-// its owner only, unless the file is there already. A process that dies in it
-// leaves the old state or the new one.
-func Ensure(path string, u auth.User) error {
-	_, err := os.Stat(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
+// ErrNoUser says that a token file has no token of the user.
+var ErrNoUser = errors.New("the token file has no such user")
+
+// Ensure returns the first token of the user in a token file. Where there is
+// no file it writes one first, with a random token, readable by its owner
+// only. A process that dies in it leaves no file or the whole of it.
+func Ensure(path string, u auth.User) (token string, err error) {
+	_, err = os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = create(path, u)
 	}
+	if err != nil {
+		return "", err
+	}
+	return find(path, u.Name)
+}
+
+func create(path string, u auth.User) error {
 	// CreateTemp makes files of mode 0600.
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".tokens-*")
 	if err != nil {
@@ -27,9 +39,9 @@ func Ensure(path string, u auth.User) error {
 	}
 	defer os.Remove(tmp.Name())
 	w := csv.NewWriter(tmp)
-	w.Write([]string{rand.Text(), u.Name, u.UID, strings.Join(u.Groups, ",")})
+	writeErr := w.Write([]string{rand.Text(), u.Name, u.UID, strings.Join(u.Groups, ",")})
 	w.Flush()
-	if err := errors.Join(w.Error(), tmp.Sync(), tmp.Close()); err != nil {
+	if err := errors.Join(writeErr, w.Error(), tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
 	// Link, unlike Rename, leaves the file of somebody who was faster.
@@ -37,4 +49,24 @@ func Ensure(path string, u auth.User) error {
 		return err
 	}
 	return nil
+}
+
+func find(path, name string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	lines := reader(f)
+	for {
+		columns, err := lines.Read()
+		switch {
+		case errors.Is(err, io.EOF):
+			return "", fmt.Errorf("%s in %s: %w", name, path, ErrNoUser)
+		case err != nil:
+			return "", err
+		case len(columns) > 1 && columns[1] == name:
+			return columns[0], nil
+		}
+	}
 }

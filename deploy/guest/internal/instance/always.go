@@ -112,7 +112,8 @@ func startDHCP(link string) error {
 	if err != nil {
 		return err
 	}
-	client := exec.Command("/bin/busybox", "udhcpc", "-f", "-i", link, "-x", "hostname:"+name, "-t", "5", "-T", "2", "-A", "5")
+	client := exec.Command("/bin/busybox", "udhcpc", "-f", "-i", link, "-x", "hostname:"+name,
+		"-s", "/usr/share/udhcpc/default.script", "-t", "5", "-T", "2", "-A", "5")
 	client.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := client.Start(); err != nil {
 		return fmt.Errorf("DHCP on %s: %w", link, err)

@@ -13,7 +13,7 @@ import (
 const (
 	lockFile          = "lock"
 	authorityFile     = "ca.pem" // key and certificate in one file, so that neither is ever there without the other
-	authorityCertFile = "ca.crt" // the certificate alone: a copy, for others to read
+	authorityCertFile = "ca.crt" // the certificate alone, for the controller manager to publish
 	servingFile       = "serving.pem"
 	accountKeyFile    = "service-account.key"
 	tokensFile        = "tokens.csv"

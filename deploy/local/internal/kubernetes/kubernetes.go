@@ -13,7 +13,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -77,7 +76,8 @@ func Start(ctx context.Context, options Options) (*Server, error) {
 }
 
 func (s *Server) start(ctx context.Context) error {
-	if err := endStrays(ctx, filepath.Base(s.options.Binary), markers(s.dir), s.logger); err != nil {
+	strays := hunt{binary: filepath.Base(s.options.Binary), markers: markers(s.dir), logger: s.logger}
+	if err := strays.run(ctx); err != nil {
 		return fmt.Errorf("end the processes that an earlier run left: %w", err)
 	}
 	reservation, err := reserve(s.options.Address)

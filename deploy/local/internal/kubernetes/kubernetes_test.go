@@ -70,6 +70,7 @@ func TestServer(t *testing.T) {
 		}
 	})
 	t.Run("a custom resource definition is Established", func(t *testing.T) { testDefinition(t, server) })
+	t.Run("a webhook is asked", func(t *testing.T) { testWebhook(t, client) })
 	check(t, server.StartControllerManager())
 	check(t, server.StartControllerManager()) // again: nothing
 	t.Run("controllers are at work", func(t *testing.T) { testControllers(t, client) })

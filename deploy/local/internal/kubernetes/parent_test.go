@@ -73,7 +73,7 @@ func startEtcd(t *testing.T) string {
 	config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{anyPort}, []url.URL{anyPort}
 	config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{anyPort}, []url.URL{anyPort}
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
-	config.LogLevel = "error"
+	config.LogLevel = "fatal" // it calls its own closing an error
 	config.UnsafeNoFsync = true
 	etcd, err := embed.StartEtcd(config)
 	check(t, err)

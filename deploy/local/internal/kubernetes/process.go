@@ -66,7 +66,7 @@ func startProcess(c command) (*process, error) {
 	p.cmd = &exec.Cmd{
 		Path:        c.binary,
 		Args:        append([]string{c.name}, c.arguments...),
-		Env:         []string{"GOGC=50"}, // trades a little CPU for a quarter of the memory
+		Env:         []string{"GOGC=50"}, // memory is dearer here than CPU
 		Stdout:      log,
 		Stderr:      log,
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true},
@@ -77,7 +77,7 @@ func startProcess(c command) (*process, error) {
 }
 
 // supervise starts the child and reaps it. It keeps its thread from start to end: the kernel sends Pdeathsig when the THREAD that forked
-// exits, and the runtime is free to end a thread that no goroutine holds.
+// exits, and any other thread may go at any time, with whatever locked goroutine the runtime lends it to next.
 func (p *process) supervise(started chan<- error) {
 	defer close(p.ended)
 	runtime.LockOSThread()

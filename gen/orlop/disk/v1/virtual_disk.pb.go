@@ -484,9 +484,10 @@ func (x *DiskDataSource) GetUpload() *v11.UploadSource {
 
 // DiskObjectRef names the object that a disk is made from.
 type DiskObjectRef struct {
-	state         protoimpl.MessageState  `protogen:"open.v1"`
-	Kind          DiskObjectRefKind_Value `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.disk.v1.DiskObjectRefKind_Value" json:"kind,omitempty"`
-	Name          string                  `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState  `protogen:"open.v1"`
+	Kind  DiskObjectRefKind_Value `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.disk.v1.DiskObjectRefKind_Value" json:"kind,omitempty"`
+	// Name of the object.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -588,7 +589,8 @@ type VirtualDiskStatus struct {
 	// VMs that refer to the disk; at most one has it mounted.
 	AttachedToVirtualMachines []*AttachedVirtualMachine `protobuf:"bytes,7,rep,name=attached_to_virtual_machines,json=attachedToVirtualMachines,proto3" json:"attached_to_virtual_machines,omitempty"`
 	Target                    *DiskTarget               `protobuf:"bytes,8,opt,name=target,proto3" json:"target,omitempty"`
-	StorageClassName          string                    `protobuf:"bytes,9,opt,name=storage_class_name,json=storageClassName,proto3" json:"storage_class_name,omitempty"`
+	// StorageClass that the disk has.
+	StorageClassName string `protobuf:"bytes,9,opt,name=storage_class_name,json=storageClassName,proto3" json:"storage_class_name,omitempty"`
 	// UID of the object that the disk was made from.
 	SourceUid      string              `protobuf:"bytes,10,opt,name=source_uid,json=sourceUID,proto3" json:"source_uid,omitempty"`
 	Stats          *DiskStats          `protobuf:"bytes,11,opt,name=stats,proto3" json:"stats,omitempty"`
@@ -767,9 +769,11 @@ func (*DiskPhase) Descriptor() ([]byte, []int) {
 
 // AttachedVirtualMachine is a VM that refers to the disk.
 type AttachedVirtualMachine struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Mounted       *bool                  `protobuf:"varint,2,opt,name=mounted,proto3,oneof" json:"mounted,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the VM.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The VM runs and uses the disk; false for one that only names it.
+	Mounted       *bool `protobuf:"varint,2,opt,name=mounted,proto3,oneof" json:"mounted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -820,8 +824,9 @@ func (x *AttachedVirtualMachine) GetMounted() bool {
 
 // DiskTarget is the volume of the disk.
 type DiskTarget struct {
-	state                     protoimpl.MessageState `protogen:"open.v1"`
-	PersistentVolumeClaimName string                 `protobuf:"bytes,1,opt,name=persistent_volume_claim_name,json=persistentVolumeClaimName,proto3" json:"persistent_volume_claim_name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the PersistentVolumeClaim with the disk.
+	PersistentVolumeClaimName string `protobuf:"bytes,1,opt,name=persistent_volume_claim_name,json=persistentVolumeClaimName,proto3" json:"persistent_volume_claim_name,omitempty"`
 	unknownFields             protoimpl.UnknownFields
 	sizeCache                 protoimpl.SizeCache
 }
@@ -910,13 +915,17 @@ func (x *DiskStats) GetCreationDuration() *DiskCreationDuration {
 
 // DiskCreationDuration splits the time from creation to Ready.
 type DiskCreationDuration struct {
-	state                   protoimpl.MessageState `protogen:"open.v1"`
-	WaitingForDependencies  string                 `protobuf:"bytes,1,opt,name=waiting_for_dependencies,json=waitingForDependencies,proto3" json:"waiting_for_dependencies,omitempty"`
-	WaitingForFirstConsumer string                 `protobuf:"bytes,2,opt,name=waiting_for_first_consumer,json=waitingForFirstConsumer,proto3" json:"waiting_for_first_consumer,omitempty"`
-	DvcrProvisioning        string                 `protobuf:"bytes,3,opt,name=dvcr_provisioning,json=dvcrProvisioning,proto3" json:"dvcr_provisioning,omitempty"`
-	TotalProvisioning       string                 `protobuf:"bytes,4,opt,name=total_provisioning,json=totalProvisioning,proto3" json:"total_provisioning,omitempty"`
-	unknownFields           protoimpl.UnknownFields
-	sizeCache               protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time until everything that the disk needs was there.
+	WaitingForDependencies string `protobuf:"bytes,1,opt,name=waiting_for_dependencies,json=waitingForDependencies,proto3" json:"waiting_for_dependencies,omitempty"`
+	// Time until a VM asked for the disk.
+	WaitingForFirstConsumer string `protobuf:"bytes,2,opt,name=waiting_for_first_consumer,json=waitingForFirstConsumer,proto3" json:"waiting_for_first_consumer,omitempty"`
+	// Time of the import into DVCR.
+	DvcrProvisioning string `protobuf:"bytes,3,opt,name=dvcr_provisioning,json=dvcrProvisioning,proto3" json:"dvcr_provisioning,omitempty"`
+	// Time of making the disk, from start to end.
+	TotalProvisioning string `protobuf:"bytes,4,opt,name=total_provisioning,json=totalProvisioning,proto3" json:"total_provisioning,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *DiskCreationDuration) Reset() {
@@ -979,15 +988,20 @@ func (x *DiskCreationDuration) GetTotalProvisioning() string {
 
 // DiskMigrationState is the last move to other storage.
 type DiskMigrationState struct {
-	state          protoimpl.MessageState    `protogen:"open.v1"`
-	SourcePvc      string                    `protobuf:"bytes,1,opt,name=source_pvc,json=sourcePVC,proto3" json:"source_pvc,omitempty"`
-	TargetPvc      string                    `protobuf:"bytes,2,opt,name=target_pvc,json=targetPVC,proto3" json:"target_pvc,omitempty"`
-	StartTimestamp *timestamppb.Timestamp    `protobuf:"bytes,3,opt,name=start_timestamp,json=startTimestamp,proto3" json:"start_timestamp,omitempty"`
-	EndTimestamp   *timestamppb.Timestamp    `protobuf:"bytes,4,opt,name=end_timestamp,json=endTimestamp,proto3" json:"end_timestamp,omitempty"`
-	Result         DiskMigrationResult_Value `protobuf:"varint,5,opt,name=result,proto3,enum=orlop.disk.v1.DiskMigrationResult_Value" json:"result,omitempty"`
-	Message        string                    `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PersistentVolumeClaim that the disk leaves.
+	SourcePvc string `protobuf:"bytes,1,opt,name=source_pvc,json=sourcePVC,proto3" json:"source_pvc,omitempty"`
+	// PersistentVolumeClaim that the disk moves to.
+	TargetPvc string `protobuf:"bytes,2,opt,name=target_pvc,json=targetPVC,proto3" json:"target_pvc,omitempty"`
+	// When the move began.
+	StartTimestamp *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_timestamp,json=startTimestamp,proto3" json:"start_timestamp,omitempty"`
+	// When it ended.
+	EndTimestamp *timestamppb.Timestamp    `protobuf:"bytes,4,opt,name=end_timestamp,json=endTimestamp,proto3" json:"end_timestamp,omitempty"`
+	Result       DiskMigrationResult_Value `protobuf:"varint,5,opt,name=result,proto3,enum=orlop.disk.v1.DiskMigrationResult_Value" json:"result,omitempty"`
+	// What went wrong, for people.
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DiskMigrationState) Reset() {

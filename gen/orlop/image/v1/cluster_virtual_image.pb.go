@@ -293,9 +293,11 @@ func (x *ClusterContainerImageSource) GetCaBundle() []byte {
 
 // ClusterImagePullSecret names a Secret with the registry's credentials.
 type ClusterImagePullSecret struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the Secret, of type kubernetes.io/dockerconfigjson.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Namespace of the Secret.
+	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -346,10 +348,12 @@ func (x *ClusterImagePullSecret) GetNamespace() string {
 
 // ClusterObjectRef names another object to make the image from.
 type ClusterObjectRef struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          ObjectRefKind_Value    `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.image.v1.ObjectRefKind_Value" json:"kind,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  ObjectRefKind_Value    `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.image.v1.ObjectRefKind_Value" json:"kind,omitempty"`
+	// Name of the object.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Namespace of the object; empty for a ClusterVirtualImage.
+	Namespace     string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -556,8 +560,9 @@ func (x *ClusterVirtualImageStatus) GetObservedGeneration() int32 {
 
 // ClusterImageTarget is where the image is kept.
 type ClusterImageTarget struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RegistryUrl   string                 `protobuf:"bytes,1,opt,name=registry_url,json=registryURL,proto3" json:"registry_url,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Reference of the image in DVCR.
+	RegistryUrl   string `protobuf:"bytes,1,opt,name=registry_url,json=registryURL,proto3" json:"registry_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

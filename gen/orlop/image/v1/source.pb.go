@@ -394,13 +394,19 @@ func (x *HTTPSource) GetCaBundle() []byte {
 
 // Checksum holds checksums of a file; all that are given must fit.
 type Checksum struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Md5           string                 `protobuf:"bytes,1,opt,name=md5,proto3" json:"md5,omitempty"`
-	Sha1          string                 `protobuf:"bytes,2,opt,name=sha1,proto3" json:"sha1,omitempty"`
-	Sha256        string                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	Sha512        string                 `protobuf:"bytes,4,opt,name=sha512,proto3" json:"sha512,omitempty"`
-	Streebog256   string                 `protobuf:"bytes,5,opt,name=streebog256,proto3" json:"streebog256,omitempty"`
-	Streebog512   string                 `protobuf:"bytes,6,opt,name=streebog512,proto3" json:"streebog512,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// MD5, 32 hexadecimal digits.
+	Md5 string `protobuf:"bytes,1,opt,name=md5,proto3" json:"md5,omitempty"`
+	// SHA-1, 40 hexadecimal digits.
+	Sha1 string `protobuf:"bytes,2,opt,name=sha1,proto3" json:"sha1,omitempty"`
+	// SHA-256, 64 hexadecimal digits.
+	Sha256 string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// SHA-512, 128 hexadecimal digits.
+	Sha512 string `protobuf:"bytes,4,opt,name=sha512,proto3" json:"sha512,omitempty"`
+	// Streebog (GOST R 34.11-2012) of 256 bits, 64 hexadecimal digits.
+	Streebog256 string `protobuf:"bytes,5,opt,name=streebog256,proto3" json:"streebog256,omitempty"`
+	// Streebog (GOST R 34.11-2012) of 512 bits, 128 hexadecimal digits.
+	Streebog512   string `protobuf:"bytes,6,opt,name=streebog512,proto3" json:"streebog512,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,8 +548,9 @@ func (x *ContainerImageSource) GetCaBundle() []byte {
 
 // ImagePullSecret names a Secret with the registry's credentials.
 type ImagePullSecret struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the Secret, of type kubernetes.io/dockerconfigjson.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -587,9 +594,10 @@ func (x *ImagePullSecret) GetName() string {
 
 // ObjectRef names another object of the namespace, or a ClusterVirtualImage.
 type ObjectRef struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          ObjectRefKind_Value    `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.image.v1.ObjectRefKind_Value" json:"kind,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  ObjectRefKind_Value    `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.image.v1.ObjectRefKind_Value" json:"kind,omitempty"`
+	// Name of the object.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -762,10 +770,12 @@ func (*ImagePhase) Descriptor() ([]byte, []int) {
 type ImageSize struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Size in the storage.
-	Stored      string `protobuf:"bytes,1,opt,name=stored,proto3" json:"stored,omitempty"`
+	Stored string `protobuf:"bytes,1,opt,name=stored,proto3" json:"stored,omitempty"`
+	// The same in bytes.
 	StoredBytes string `protobuf:"bytes,2,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	// Size of the disk that the image describes.
-	Unpacked      string `protobuf:"bytes,3,opt,name=unpacked,proto3" json:"unpacked,omitempty"`
+	Unpacked string `protobuf:"bytes,3,opt,name=unpacked,proto3" json:"unpacked,omitempty"`
+	// The same in bytes.
 	UnpackedBytes string `protobuf:"bytes,4,opt,name=unpacked_bytes,json=unpackedBytes,proto3" json:"unpacked_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -831,11 +841,15 @@ func (x *ImageSize) GetUnpackedBytes() string {
 
 // DownloadSpeed is the speed of the import, a second.
 type DownloadSpeed struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Avg           string                 `protobuf:"bytes,1,opt,name=avg,proto3" json:"avg,omitempty"`
-	AvgBytes      string                 `protobuf:"bytes,2,opt,name=avg_bytes,json=avgBytes,proto3" json:"avg_bytes,omitempty"`
-	Current       string                 `protobuf:"bytes,3,opt,name=current,proto3" json:"current,omitempty"`
-	CurrentBytes  string                 `protobuf:"bytes,4,opt,name=current_bytes,json=currentBytes,proto3" json:"current_bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Mean of the whole import, with a unit.
+	Avg string `protobuf:"bytes,1,opt,name=avg,proto3" json:"avg,omitempty"`
+	// The same in bytes a second.
+	AvgBytes string `protobuf:"bytes,2,opt,name=avg_bytes,json=avgBytes,proto3" json:"avg_bytes,omitempty"`
+	// Speed of the last moments, with a unit.
+	Current string `protobuf:"bytes,3,opt,name=current,proto3" json:"current,omitempty"`
+	// The same in bytes a second.
+	CurrentBytes  string `protobuf:"bytes,4,opt,name=current_bytes,json=currentBytes,proto3" json:"current_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -955,9 +969,11 @@ func (x *ImageUploadURLs) GetInCluster() string {
 
 // ImageTarget is where the image is kept.
 type ImageTarget struct {
-	state                     protoimpl.MessageState `protogen:"open.v1"`
-	RegistryUrl               string                 `protobuf:"bytes,1,opt,name=registry_url,json=registryURL,proto3" json:"registry_url,omitempty"`
-	PersistentVolumeClaimName string                 `protobuf:"bytes,2,opt,name=persistent_volume_claim_name,json=persistentVolumeClaimName,proto3" json:"persistent_volume_claim_name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Reference of the image in DVCR.
+	RegistryUrl string `protobuf:"bytes,1,opt,name=registry_url,json=registryURL,proto3" json:"registry_url,omitempty"`
+	// Name of the PersistentVolumeClaim with the image.
+	PersistentVolumeClaimName string `protobuf:"bytes,2,opt,name=persistent_volume_claim_name,json=persistentVolumeClaimName,proto3" json:"persistent_volume_claim_name,omitempty"`
 	unknownFields             protoimpl.UnknownFields
 	sizeCache                 protoimpl.SizeCache
 }

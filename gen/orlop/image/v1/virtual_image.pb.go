@@ -326,7 +326,8 @@ type VirtualImageStatus struct {
 	UploadCommand string       `protobuf:"bytes,8,opt,name=upload_command,json=uploadCommand,proto3" json:"upload_command,omitempty"`
 	Target        *ImageTarget `protobuf:"bytes,9,opt,name=target,proto3" json:"target,omitempty"`
 	// UID of the object that the image was made from.
-	SourceUid        string          `protobuf:"bytes,10,opt,name=source_uid,json=sourceUID,proto3" json:"source_uid,omitempty"`
+	SourceUid string `protobuf:"bytes,10,opt,name=source_uid,json=sourceUID,proto3" json:"source_uid,omitempty"`
+	// StorageClass of the volume with the image.
 	StorageClassName string          `protobuf:"bytes,11,opt,name=storage_class_name,json=storageClassName,proto3" json:"storage_class_name,omitempty"`
 	Conditions       []*v1.Condition `protobuf:"bytes,12,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// Generation of the spec that the status speaks of.

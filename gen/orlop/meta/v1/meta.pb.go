@@ -484,7 +484,8 @@ type Condition struct {
 	// True, False or Unknown.
 	Status ConditionStatus_Value `protobuf:"varint,2,opt,name=status,proto3,enum=orlop.meta.v1.ConditionStatus_Value" json:"status,omitempty"`
 	// Generation of the spec that was looked at.
-	ObservedGeneration int32                  `protobuf:"varint,3,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
+	ObservedGeneration int32 `protobuf:"varint,3,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
+	// When status last changed.
 	LastTransitionTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_transition_time,json=lastTransitionTime,proto3" json:"last_transition_time,omitempty"`
 	// CamelCase word for programs.
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -605,7 +606,8 @@ func (*ConditionStatus) Descriptor() ([]byte, []int) {
 
 // LabelSelector selects objects by labels; all parts must hold.
 type LabelSelector struct {
-	state            protoimpl.MessageState      `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Labels that an object must have, with these values.
 	MatchLabels      map[string]string           `protobuf:"bytes,1,rep,name=match_labels,json=matchLabels,proto3" json:"match_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	MatchExpressions []*LabelSelectorRequirement `protobuf:"bytes,2,rep,name=match_expressions,json=matchExpressions,proto3" json:"match_expressions,omitempty"`
 	unknownFields    protoimpl.UnknownFields
@@ -659,9 +661,11 @@ func (x *LabelSelector) GetMatchExpressions() []*LabelSelectorRequirement {
 // LabelSelectorRequirement is one expression of a LabelSelector.
 type LabelSelectorRequirement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The label that the expression is about.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// In, NotIn, Exists or DoesNotExist.
-	Operator      string   `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	Operator string `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	// What the value is compared with; empty for Exists and DoesNotExist.
 	Values        []string `protobuf:"bytes,3,rep,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -356,9 +356,10 @@ func (*IPAddressType) Descriptor() ([]byte, []int) {
 
 // VirtualMachineIPAddressStatus is what was observed of the address.
 type VirtualMachineIPAddressStatus struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Phase   IPAddressPhase_Value   `protobuf:"varint,1,opt,name=phase,proto3,enum=orlop.network.v1.IPAddressPhase_Value" json:"phase,omitempty"`
-	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Phase IPAddressPhase_Value   `protobuf:"varint,1,opt,name=phase,proto3,enum=orlop.network.v1.IPAddressPhase_Value" json:"phase,omitempty"`
+	// The address.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// The VM that has the address.
 	VirtualMachineName string          `protobuf:"bytes,3,opt,name=virtual_machine_name,json=virtualMachineName,proto3" json:"virtual_machine_name,omitempty"`
 	Conditions         []*v1.Condition `protobuf:"bytes,4,rep,name=conditions,proto3" json:"conditions,omitempty"`

@@ -205,9 +205,11 @@ func (x *VirtualMachineIPAddressLeaseSpec) GetVirtualMachineIpAddressRef() *Virt
 // VirtualMachineIPAddressRef names a VirtualMachineIPAddress. A released lease
 // keeps the namespace, which alone may take it again for ten minutes.
 type VirtualMachineIPAddressRef struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof" json:"name,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the VirtualMachineIPAddress.
+	Name *string `protobuf:"bytes,1,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	// Namespace of the VirtualMachineIPAddress.
+	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

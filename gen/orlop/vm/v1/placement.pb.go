@@ -240,9 +240,11 @@ func (x *NodeSelectorTerm) GetMatchFields() []*NodeSelectorRequirement {
 // NodeSelectorRequirement is one expression over a node's labels.
 type NodeSelectorRequirement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The label, or the field, that the expression is about.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// In, NotIn, Exists, DoesNotExist, Gt or Lt.
-	Operator      string   `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	Operator string `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	// What the value is compared with; empty for Exists and DoesNotExist, one number for Gt and Lt.
 	Values        []string `protobuf:"bytes,3,rep,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -301,9 +303,10 @@ func (x *NodeSelectorRequirement) GetValues() []string {
 
 // PreferredSchedulingTerm is a term that counts by its weight.
 type PreferredSchedulingTerm struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Weight        int32                  `protobuf:"varint,1,opt,name=weight,proto3" json:"weight,omitempty"`
-	Preference    *NodeSelectorTerm      `protobuf:"bytes,2,opt,name=preference,proto3" json:"preference,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How much the term counts, from 1 to 100.
+	Weight        int32             `protobuf:"varint,1,opt,name=weight,proto3" json:"weight,omitempty"`
+	Preference    *NodeSelectorTerm `protobuf:"bytes,2,opt,name=preference,proto3" json:"preference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -409,17 +412,24 @@ func (x *VirtualMachineAndPodAffinity) GetPreferredDuringSchedulingIgnoredDuring
 // with a weight and a podAffinityTerm, as in the user's guide, it is read as a
 // preferred one.
 type RequiredVirtualMachineAndPodAffinityTerm struct {
-	state             protoimpl.MessageState            `protogen:"open.v1"`
-	LabelSelector     *v1.LabelSelector                 `protobuf:"bytes,1,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
-	Namespaces        []string                          `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
-	TopologyKey       string                            `protobuf:"bytes,3,opt,name=topology_key,json=topologyKey,proto3" json:"topology_key,omitempty"`
-	NamespaceSelector *v1.LabelSelector                 `protobuf:"bytes,4,opt,name=namespace_selector,json=namespaceSelector,proto3" json:"namespace_selector,omitempty"`
-	MatchLabelKeys    []string                          `protobuf:"bytes,5,rep,name=match_label_keys,json=matchLabelKeys,proto3" json:"match_label_keys,omitempty"`
-	MismatchLabelKeys []string                          `protobuf:"bytes,6,rep,name=mismatch_label_keys,json=mismatchLabelKeys,proto3" json:"mismatch_label_keys,omitempty"`
-	Weight            *int32                            `protobuf:"varint,7,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
-	PodAffinityTerm   *VirtualMachineAndPodAffinityTerm `protobuf:"bytes,8,opt,name=pod_affinity_term,json=podAffinityTerm,proto3" json:"pod_affinity_term,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which VMs, by their labels.
+	LabelSelector *v1.LabelSelector `protobuf:"bytes,1,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Namespaces of those VMs; the VM's own where empty.
+	Namespaces []string `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// Label of nodes; VMs on nodes with the same value are near.
+	TopologyKey string `protobuf:"bytes,3,opt,name=topology_key,json=topologyKey,proto3" json:"topology_key,omitempty"`
+	// Namespaces of those VMs, by their labels.
+	NamespaceSelector *v1.LabelSelector `protobuf:"bytes,4,opt,name=namespace_selector,json=namespaceSelector,proto3" json:"namespace_selector,omitempty"`
+	// Labels whose value must be that of the VM itself.
+	MatchLabelKeys []string `protobuf:"bytes,5,rep,name=match_label_keys,json=matchLabelKeys,proto3" json:"match_label_keys,omitempty"`
+	// Labels whose value must differ from that of the VM itself.
+	MismatchLabelKeys []string `protobuf:"bytes,6,rep,name=mismatch_label_keys,json=mismatchLabelKeys,proto3" json:"mismatch_label_keys,omitempty"`
+	// How much the term counts, from 1 to 100, beside podAffinityTerm.
+	Weight          *int32                            `protobuf:"varint,7,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	PodAffinityTerm *VirtualMachineAndPodAffinityTerm `protobuf:"bytes,8,opt,name=pod_affinity_term,json=podAffinityTerm,proto3" json:"pod_affinity_term,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RequiredVirtualMachineAndPodAffinityTerm) Reset() {
@@ -510,7 +520,8 @@ func (x *RequiredVirtualMachineAndPodAffinityTerm) GetPodAffinityTerm() *Virtual
 
 // WeightedVirtualMachineAndPodAffinityTerm is a term that counts by its weight.
 type WeightedVirtualMachineAndPodAffinityTerm struct {
-	state                            protoimpl.MessageState            `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How much the term counts, from 1 to 100.
 	Weight                           int32                             `protobuf:"varint,1,opt,name=weight,proto3" json:"weight,omitempty"`
 	VirtualMachineAndPodAffinityTerm *VirtualMachineAndPodAffinityTerm `protobuf:"bytes,2,opt,name=virtual_machine_and_pod_affinity_term,json=virtualMachineAndPodAffinityTerm,proto3" json:"virtual_machine_and_pod_affinity_term,omitempty"`
 	unknownFields                    protoimpl.UnknownFields
@@ -563,14 +574,19 @@ func (x *WeightedVirtualMachineAndPodAffinityTerm) GetVirtualMachineAndPodAffini
 
 // VirtualMachineAndPodAffinityTerm selects VMs, and says what counts as near.
 type VirtualMachineAndPodAffinityTerm struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	LabelSelector *v1.LabelSelector      `protobuf:"bytes,1,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
-	Namespaces    []string               `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which VMs, by their labels.
+	LabelSelector *v1.LabelSelector `protobuf:"bytes,1,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Namespaces of those VMs; the VM's own where empty.
+	Namespaces []string `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	// Label of nodes; VMs on nodes with the same value are near.
-	TopologyKey       string            `protobuf:"bytes,3,opt,name=topology_key,json=topologyKey,proto3" json:"topology_key,omitempty"`
+	TopologyKey string `protobuf:"bytes,3,opt,name=topology_key,json=topologyKey,proto3" json:"topology_key,omitempty"`
+	// Namespaces of those VMs, by their labels.
 	NamespaceSelector *v1.LabelSelector `protobuf:"bytes,4,opt,name=namespace_selector,json=namespaceSelector,proto3" json:"namespace_selector,omitempty"`
-	MatchLabelKeys    []string          `protobuf:"bytes,5,rep,name=match_label_keys,json=matchLabelKeys,proto3" json:"match_label_keys,omitempty"`
-	MismatchLabelKeys []string          `protobuf:"bytes,6,rep,name=mismatch_label_keys,json=mismatchLabelKeys,proto3" json:"mismatch_label_keys,omitempty"`
+	// Labels whose value must be that of the VM itself.
+	MatchLabelKeys []string `protobuf:"bytes,5,rep,name=match_label_keys,json=matchLabelKeys,proto3" json:"match_label_keys,omitempty"`
+	// Labels whose value must differ from that of the VM itself.
+	MismatchLabelKeys []string `protobuf:"bytes,6,rep,name=mismatch_label_keys,json=mismatchLabelKeys,proto3" json:"mismatch_label_keys,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -650,12 +666,15 @@ func (x *VirtualMachineAndPodAffinityTerm) GetMismatchLabelKeys() []string {
 // Toleration lets a VM run on nodes with a taint.
 type Toleration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Key of the taint; all taints where empty.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// Exists or Equal.
 	Operator string `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
-	Value    string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// Value of the taint, with operator Equal.
+	Value string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	// NoSchedule, PreferNoSchedule or NoExecute; all where empty.
-	Effect            string `protobuf:"bytes,4,opt,name=effect,proto3" json:"effect,omitempty"`
+	Effect string `protobuf:"bytes,4,opt,name=effect,proto3" json:"effect,omitempty"`
+	// How long a taint with effect NoExecute is tolerated; for ever where none is given.
 	TolerationSeconds *int32 `protobuf:"varint,5,opt,name=toleration_seconds,json=tolerationSeconds,proto3,oneof" json:"toleration_seconds,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -728,9 +747,11 @@ func (x *Toleration) GetTolerationSeconds() int32 {
 
 // TopologySpreadConstraint spreads VMs over groups of nodes.
 type TopologySpreadConstraint struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	MaxSkew     int32                  `protobuf:"varint,1,opt,name=max_skew,json=maxSkew,proto3" json:"max_skew,omitempty"`
-	TopologyKey string                 `protobuf:"bytes,2,opt,name=topology_key,json=topologyKey,proto3" json:"topology_key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By how many VMs the groups may differ.
+	MaxSkew int32 `protobuf:"varint,1,opt,name=max_skew,json=maxSkew,proto3" json:"max_skew,omitempty"`
+	// Label of nodes; nodes with the same value are one group.
+	TopologyKey string `protobuf:"bytes,2,opt,name=topology_key,json=topologyKey,proto3" json:"topology_key,omitempty"`
 	// DoNotSchedule or ScheduleAnyway.
 	WhenUnsatisfiable string            `protobuf:"bytes,3,opt,name=when_unsatisfiable,json=whenUnsatisfiable,proto3" json:"when_unsatisfiable,omitempty"`
 	LabelSelector     *v1.LabelSelector `protobuf:"bytes,4,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`

@@ -686,9 +686,10 @@ type VirtualMachineSpec struct {
 	Affinity                  *Affinity                   `protobuf:"bytes,15,opt,name=affinity,proto3" json:"affinity,omitempty"`
 	Tolerations               []*Toleration               `protobuf:"bytes,16,rep,name=tolerations,proto3" json:"tolerations,omitempty"`
 	TopologySpreadConstraints []*TopologySpreadConstraint `protobuf:"bytes,17,rep,name=topology_spread_constraints,json=topologySpreadConstraints,proto3" json:"topology_spread_constraints,omitempty"`
-	PriorityClassName         string                      `protobuf:"bytes,18,opt,name=priority_class_name,json=priorityClassName,proto3" json:"priority_class_name,omitempty"`
-	unknownFields             protoimpl.UnknownFields
-	sizeCache                 protoimpl.SizeCache
+	// Name of the PriorityClass.
+	PriorityClassName string `protobuf:"bytes,18,opt,name=priority_class_name,json=priorityClassName,proto3" json:"priority_class_name,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *VirtualMachineSpec) Reset() {
@@ -887,7 +888,8 @@ func (*RunPolicy) Descriptor() ([]byte, []int) {
 // CPU is what a VM gets of processors.
 type CPU struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Cores int32                  `protobuf:"varint,1,opt,name=cores,proto3" json:"cores,omitempty"`
+	// Number of cores.
+	Cores int32 `protobuf:"varint,1,opt,name=cores,proto3" json:"cores,omitempty"`
 	// The guaranteed part of each core's time.
 	CoreFraction  string `protobuf:"bytes,2,opt,name=core_fraction,json=coreFraction,proto3" json:"core_fraction,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -940,8 +942,9 @@ func (x *CPU) GetCoreFraction() string {
 
 // Memory is what a VM gets of memory.
 type Memory struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Size          string                 `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How much memory the guest has.
+	Size          string `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,7 +990,8 @@ func (x *Memory) GetSize() string {
 type BlockDeviceRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  BlockDeviceKind_Value  `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.vm.v1.BlockDeviceKind_Value" json:"kind,omitempty"`
-	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of the disk or image.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Place in the boot order; the place in the list where none is given.
 	BootOrder     *int32 `protobuf:"varint,3,opt,name=boot_order,json=bootOrder,proto3,oneof" json:"boot_order,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1191,9 +1195,10 @@ func (*ProvisioningType) Descriptor() ([]byte, []int) {
 
 // SecretRef names a Secret of the namespace.
 type SecretRef struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          SecretKind_Value       `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.vm.v1.SecretKind_Value" json:"kind,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  SecretKind_Value       `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.vm.v1.SecretKind_Value" json:"kind,omitempty"`
+	// Name of the Secret.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1477,8 +1482,10 @@ type VirtualMachineStatus struct {
 	state protoimpl.MessageState    `protogen:"open.v1"`
 	Phase VirtualMachinePhase_Value `protobuf:"varint,1,opt,name=phase,proto3,enum=orlop.vm.v1.VirtualMachinePhase_Value" json:"phase,omitempty"`
 	// The node that runs the VM.
-	NodeName                    string                   `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
-	IpAddress                   string                   `protobuf:"bytes,3,opt,name=ip_address,json=ipAddress,proto3" json:"ip_address,omitempty"`
+	NodeName string `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	// Address of the guest.
+	IpAddress string `protobuf:"bytes,3,opt,name=ip_address,json=ipAddress,proto3" json:"ip_address,omitempty"`
+	// The VirtualMachineIPAddress that the VM uses.
 	VirtualMachineIpAddressName string                   `protobuf:"bytes,4,opt,name=virtual_machine_ip_address_name,json=virtualMachineIPAddressName,proto3" json:"virtual_machine_ip_address_name,omitempty"`
 	BlockDeviceRefs             []*BlockDeviceStatus     `protobuf:"bytes,5,rep,name=block_device_refs,json=blockDeviceRefs,proto3" json:"block_device_refs,omitempty"`
 	Resources                   *VirtualMachineResources `protobuf:"bytes,6,opt,name=resources,proto3" json:"resources,omitempty"`
@@ -1666,16 +1673,22 @@ func (*VirtualMachinePhase) Descriptor() ([]byte, []int) {
 type BlockDeviceStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  BlockDeviceKind_Value  `protobuf:"varint,1,opt,name=kind,proto3,enum=orlop.vm.v1.BlockDeviceKind_Value" json:"kind,omitempty"`
-	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Size  *string                `protobuf:"bytes,3,opt,name=size,proto3,oneof" json:"size,omitempty"`
+	// Name of the disk or image.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Size of the device.
+	Size *string `protobuf:"bytes,3,opt,name=size,proto3,oneof" json:"size,omitempty"`
 	// Name of the device in the guest, for example sda.
-	Target                                  string `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
-	Attached                                *bool  `protobuf:"varint,5,opt,name=attached,proto3,oneof" json:"attached,omitempty"`
-	Hotplugged                              *bool  `protobuf:"varint,6,opt,name=hotplugged,proto3,oneof" json:"hotplugged,omitempty"`
+	Target string `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
+	// The guest has the device.
+	Attached *bool `protobuf:"varint,5,opt,name=attached,proto3,oneof" json:"attached,omitempty"`
+	// The device came while the VM ran.
+	Hotplugged *bool `protobuf:"varint,6,opt,name=hotplugged,proto3,oneof" json:"hotplugged,omitempty"`
+	// The VirtualMachineBlockDeviceAttachment that brought the device.
 	VirtualMachineBlockDeviceAttachmentName string `protobuf:"bytes,7,opt,name=virtual_machine_block_device_attachment_name,json=virtualMachineBlockDeviceAttachmentName,proto3" json:"virtual_machine_block_device_attachment_name,omitempty"`
-	BootOrder                               *int32 `protobuf:"varint,8,opt,name=boot_order,json=bootOrder,proto3,oneof" json:"boot_order,omitempty"`
-	unknownFields                           protoimpl.UnknownFields
-	sizeCache                               protoimpl.SizeCache
+	// Place in the boot order.
+	BootOrder     *int32 `protobuf:"varint,8,opt,name=boot_order,json=bootOrder,proto3,oneof" json:"boot_order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BlockDeviceStatus) Reset() {
@@ -1819,12 +1832,16 @@ func (x *VirtualMachineResources) GetMemory() *MemoryResources {
 
 // CPUResources is what the VM has of processors.
 type CPUResources struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Cores           int32                  `protobuf:"varint,1,opt,name=cores,proto3" json:"cores,omitempty"`
-	CoreFraction    string                 `protobuf:"bytes,2,opt,name=core_fraction,json=coreFraction,proto3" json:"core_fraction,omitempty"`
-	RequestedCores  string                 `protobuf:"bytes,3,opt,name=requested_cores,json=requestedCores,proto3" json:"requested_cores,omitempty"`
-	RuntimeOverhead string                 `protobuf:"bytes,4,opt,name=runtime_overhead,json=runtimeOverhead,proto3" json:"runtime_overhead,omitempty"`
-	Topology        *CPUTopology           `protobuf:"bytes,5,opt,name=topology,proto3" json:"topology,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of cores.
+	Cores int32 `protobuf:"varint,1,opt,name=cores,proto3" json:"cores,omitempty"`
+	// The guaranteed part of each core.
+	CoreFraction string `protobuf:"bytes,2,opt,name=core_fraction,json=coreFraction,proto3" json:"core_fraction,omitempty"`
+	// What is reserved on the node.
+	RequestedCores string `protobuf:"bytes,3,opt,name=requested_cores,json=requestedCores,proto3" json:"requested_cores,omitempty"`
+	// What is reserved besides, for running the VM.
+	RuntimeOverhead string       `protobuf:"bytes,4,opt,name=runtime_overhead,json=runtimeOverhead,proto3" json:"runtime_overhead,omitempty"`
+	Topology        *CPUTopology `protobuf:"bytes,5,opt,name=topology,proto3" json:"topology,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1896,9 +1913,11 @@ func (x *CPUResources) GetTopology() *CPUTopology {
 
 // CPUTopology is how the guest sees its cores.
 type CPUTopology struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Sockets        int32                  `protobuf:"varint,1,opt,name=sockets,proto3" json:"sockets,omitempty"`
-	CoresPerSocket int32                  `protobuf:"varint,2,opt,name=cores_per_socket,json=coresPerSocket,proto3" json:"cores_per_socket,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of sockets.
+	Sockets int32 `protobuf:"varint,1,opt,name=sockets,proto3" json:"sockets,omitempty"`
+	// Cores of each socket.
+	CoresPerSocket int32 `protobuf:"varint,2,opt,name=cores_per_socket,json=coresPerSocket,proto3" json:"cores_per_socket,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1949,9 +1968,11 @@ func (x *CPUTopology) GetCoresPerSocket() int32 {
 
 // MemoryResources is what the VM has of memory.
 type MemoryResources struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Size            string                 `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
-	RuntimeOverhead string                 `protobuf:"bytes,2,opt,name=runtime_overhead,json=runtimeOverhead,proto3" json:"runtime_overhead,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Memory of the guest.
+	Size string `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	// What is reserved besides, for running the VM.
+	RuntimeOverhead string `protobuf:"bytes,2,opt,name=runtime_overhead,json=runtimeOverhead,proto3" json:"runtime_overhead,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2004,11 +2025,12 @@ func (x *MemoryResources) GetRuntimeOverhead() string {
 type VirtualMachineStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The last phases, oldest first.
-	PhasesTransitions  []*PhaseTransition     `protobuf:"bytes,1,rep,name=phases_transitions,json=phasesTransitions,proto3" json:"phases_transitions,omitempty"`
-	LaunchTimeDuration *LaunchTimeDuration    `protobuf:"bytes,2,opt,name=launch_time_duration,json=launchTimeDuration,proto3" json:"launch_time_duration,omitempty"`
-	LastStartTime      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_start_time,json=lastStartTime,proto3" json:"last_start_time,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	PhasesTransitions  []*PhaseTransition  `protobuf:"bytes,1,rep,name=phases_transitions,json=phasesTransitions,proto3" json:"phases_transitions,omitempty"`
+	LaunchTimeDuration *LaunchTimeDuration `protobuf:"bytes,2,opt,name=launch_time_duration,json=launchTimeDuration,proto3" json:"launch_time_duration,omitempty"`
+	// When the VM last started.
+	LastStartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_start_time,json=lastStartTime,proto3" json:"last_start_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VirtualMachineStats) Reset() {
@@ -2064,9 +2086,10 @@ func (x *VirtualMachineStats) GetLastStartTime() *timestamppb.Timestamp {
 
 // PhaseTransition is a change of phase.
 type PhaseTransition struct {
-	state         protoimpl.MessageState    `protogen:"open.v1"`
-	Phase         VirtualMachinePhase_Value `protobuf:"varint,1,opt,name=phase,proto3,enum=orlop.vm.v1.VirtualMachinePhase_Value" json:"phase,omitempty"`
-	Timestamp     *timestamppb.Timestamp    `protobuf:"bytes,2,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	state protoimpl.MessageState    `protogen:"open.v1"`
+	Phase VirtualMachinePhase_Value `protobuf:"varint,1,opt,name=phase,proto3,enum=orlop.vm.v1.VirtualMachinePhase_Value" json:"phase,omitempty"`
+	// When the VM entered the phase.
+	Timestamp     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2117,12 +2140,15 @@ func (x *PhaseTransition) GetTimestamp() *timestamppb.Timestamp {
 
 // LaunchTimeDuration splits the time of the last start.
 type LaunchTimeDuration struct {
-	state                  protoimpl.MessageState `protogen:"open.v1"`
-	WaitingForDependencies string                 `protobuf:"bytes,1,opt,name=waiting_for_dependencies,json=waitingForDependencies,proto3" json:"waiting_for_dependencies,omitempty"`
-	VirtualMachineStarting string                 `protobuf:"bytes,2,opt,name=virtual_machine_starting,json=virtualMachineStarting,proto3" json:"virtual_machine_starting,omitempty"`
-	GuestOsAgentStarting   string                 `protobuf:"bytes,3,opt,name=guest_os_agent_starting,json=guestOSAgentStarting,proto3" json:"guest_os_agent_starting,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time until everything that the VM needs was there.
+	WaitingForDependencies string `protobuf:"bytes,1,opt,name=waiting_for_dependencies,json=waitingForDependencies,proto3" json:"waiting_for_dependencies,omitempty"`
+	// Time until the VM ran.
+	VirtualMachineStarting string `protobuf:"bytes,2,opt,name=virtual_machine_starting,json=virtualMachineStarting,proto3" json:"virtual_machine_starting,omitempty"`
+	// Time until the guest's agent answered.
+	GuestOsAgentStarting string `protobuf:"bytes,3,opt,name=guest_os_agent_starting,json=guestOSAgentStarting,proto3" json:"guest_os_agent_starting,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *LaunchTimeDuration) Reset() {
@@ -2178,14 +2204,16 @@ func (x *LaunchTimeDuration) GetGuestOsAgentStarting() string {
 
 // VirtualMachineMigrationState is the last or present live migration.
 type VirtualMachineMigrationState struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the migration began.
 	StartTimestamp *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_timestamp,json=startTimestamp,proto3" json:"start_timestamp,omitempty"`
-	EndTimestamp   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_timestamp,json=endTimestamp,proto3" json:"end_timestamp,omitempty"`
-	Target         *MigrationSide         `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
-	Source         *MigrationSide         `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
-	Result         MigrationResult_Value  `protobuf:"varint,5,opt,name=result,proto3,enum=orlop.vm.v1.MigrationResult_Value" json:"result,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// When it ended.
+	EndTimestamp  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_timestamp,json=endTimestamp,proto3" json:"end_timestamp,omitempty"`
+	Target        *MigrationSide         `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	Source        *MigrationSide         `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	Result        MigrationResult_Value  `protobuf:"varint,5,opt,name=result,proto3,enum=orlop.vm.v1.MigrationResult_Value" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VirtualMachineMigrationState) Reset() {
@@ -2255,9 +2283,11 @@ func (x *VirtualMachineMigrationState) GetResult() MigrationResult_Value {
 
 // MigrationSide is one end of a live migration.
 type MigrationSide struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Pod           string                 `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the node.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Name of the Pod.
+	Pod           string `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2345,9 +2375,11 @@ func (*MigrationResult) Descriptor() ([]byte, []int) {
 
 // VirtualMachinePod is a Pod that stands for the VM.
 type VirtualMachinePod struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Active        *bool                  `protobuf:"varint,2,opt,name=active,proto3,oneof" json:"active,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the Pod.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The VM runs in this Pod.
+	Active        *bool `protobuf:"varint,2,opt,name=active,proto3,oneof" json:"active,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2398,9 +2430,11 @@ func (x *VirtualMachinePod) GetActive() bool {
 
 // VirtualMachineVersions says what runs the VM.
 type VirtualMachineVersions struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Qemu          string                 `protobuf:"bytes,1,opt,name=qemu,proto3" json:"qemu,omitempty"`
-	Libvirt       string                 `protobuf:"bytes,2,opt,name=libvirt,proto3" json:"libvirt,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of QEMU.
+	Qemu string `protobuf:"bytes,1,opt,name=qemu,proto3" json:"qemu,omitempty"`
+	// Version of libvirt, where it runs the VM.
+	Libvirt       string `protobuf:"bytes,2,opt,name=libvirt,proto3" json:"libvirt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

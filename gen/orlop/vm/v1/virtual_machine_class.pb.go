@@ -447,7 +447,8 @@ func (x *CPUDiscovery) GetNodeSelector() *v1.LabelSelector {
 
 // ClassNodeSelector chooses nodes by their labels.
 type ClassNodeSelector struct {
-	state            protoimpl.MessageState     `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Labels that a node must have, with these values.
 	MatchLabels      map[string]string          `protobuf:"bytes,1,rep,name=match_labels,json=matchLabels,proto3" json:"match_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	MatchExpressions []*NodeSelectorRequirement `protobuf:"bytes,2,rep,name=match_expressions,json=matchExpressions,proto3" json:"match_expressions,omitempty"`
 	unknownFields    protoimpl.UnknownFields
@@ -571,10 +572,13 @@ func (x *SizingPolicy) GetDedicatedCores() []bool {
 
 // SizingCores is a range of numbers of cores.
 type SizingCores struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Min           int32                  `protobuf:"varint,1,opt,name=min,proto3" json:"min,omitempty"`
-	Max           int32                  `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
-	Step          *int32                 `protobuf:"varint,3,opt,name=step,proto3,oneof" json:"step,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Fewest cores, inclusive.
+	Min int32 `protobuf:"varint,1,opt,name=min,proto3" json:"min,omitempty"`
+	// Most cores, inclusive.
+	Max int32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	// The number of cores must be this far, or a multiple of it, from min.
+	Step          *int32 `protobuf:"varint,3,opt,name=step,proto3,oneof" json:"step,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -632,11 +636,14 @@ func (x *SizingCores) GetStep() int32 {
 
 // SizingMemory is a range of memory sizes.
 type SizingMemory struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Min           string                 `protobuf:"bytes,1,opt,name=min,proto3" json:"min,omitempty"`
-	Max           string                 `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
-	Step          string                 `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
-	PerCore       *SizingMemoryPerCore   `protobuf:"bytes,4,opt,name=per_core,json=perCore,proto3" json:"per_core,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Least memory.
+	Min string `protobuf:"bytes,1,opt,name=min,proto3" json:"min,omitempty"`
+	// Most memory.
+	Max string `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
+	// The memory must be this far, or a multiple of it, from min.
+	Step          string               `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	PerCore       *SizingMemoryPerCore `protobuf:"bytes,4,opt,name=per_core,json=perCore,proto3" json:"per_core,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -701,9 +708,11 @@ func (x *SizingMemory) GetPerCore() *SizingMemoryPerCore {
 
 // SizingMemoryPerCore is a range of memory sizes for each core.
 type SizingMemoryPerCore struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Min           string                 `protobuf:"bytes,1,opt,name=min,proto3" json:"min,omitempty"`
-	Max           string                 `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Least memory for each core.
+	Min string `protobuf:"bytes,1,opt,name=min,proto3" json:"min,omitempty"`
+	// Most memory for each core.
+	Max           string `protobuf:"bytes,2,opt,name=max,proto3" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

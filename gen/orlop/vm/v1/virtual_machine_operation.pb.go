@@ -230,9 +230,10 @@ func (x *VirtualMachineOperation) GetStatus() *VirtualMachineOperationStatus {
 
 // VirtualMachineOperationSpec says what to do. It can't be changed.
 type VirtualMachineOperationSpec struct {
-	state              protoimpl.MessageState `protogen:"open.v1"`
-	Type               OperationType_Value    `protobuf:"varint,1,opt,name=type,proto3,enum=orlop.vm.v1.OperationType_Value" json:"type,omitempty"`
-	VirtualMachineName string                 `protobuf:"bytes,2,opt,name=virtual_machine_name,json=virtualMachineName,proto3" json:"virtual_machine_name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Type  OperationType_Value    `protobuf:"varint,1,opt,name=type,proto3,enum=orlop.vm.v1.OperationType_Value" json:"type,omitempty"`
+	// Name of the VM.
+	VirtualMachineName string `protobuf:"bytes,2,opt,name=virtual_machine_name,json=virtualMachineName,proto3" json:"virtual_machine_name,omitempty"`
 	// Stop and Restart: turn the VM off without waiting for the guest.
 	// Evict: let the migration slow the guest down.
 	Force         *bool `protobuf:"varint,3,opt,name=force,proto3,oneof" json:"force,omitempty"`

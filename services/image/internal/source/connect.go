@@ -16,26 +16,26 @@ import (
 )
 
 // connect sends one request for the rest of the file. On success r.body stands
-// at r.offset. Otherwise it returns why, and how long the server asked to wait.
-func (r *Reader) connect() (error, time.Duration) {
+// at r.offset. Otherwise it returns how long the server asked to wait, and why.
+func (r *Reader) connect() (time.Duration, error) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	request, err := r.request(ctx)
 	if err != nil {
 		cancel()
-		return err, 0
+		return 0, err
 	}
 	response, err := r.client.Do(request)
 	if err != nil {
 		cancel()
-		return r.classify(err), 0
+		return 0, r.classify(err)
 	}
 	b := &body{rc: response.Body, cancel: cancel, limits: r.options.Timeouts}
 	if err := r.accept(response, b); err != nil {
 		b.close()
-		return err, retryAfter(response)
+		return retryAfter(response), err
 	}
 	r.body = b
-	return nil, 0
+	return 0, nil
 }
 
 func (r *Reader) request(ctx context.Context) (*http.Request, error) {
@@ -60,7 +60,7 @@ func (r *Reader) accept(response *http.Response, b *body) error {
 	case http.StatusPartialContent:
 		return r.acceptRange(response)
 	case http.StatusRequestedRangeNotSatisfiable:
-		return r.changed()
+		return r.acceptEnd(response)
 	default:
 		return r.refused(response.StatusCode)
 	}
@@ -77,8 +77,9 @@ func (r *Reader) acceptWhole(response *http.Response, b *body) error {
 	if err := r.sameVersion(response, response.ContentLength); err != nil {
 		return err
 	}
+	known := make([]byte, min(r.offset, 64<<10))
 	for left := r.offset; left > 0; {
-		n, err := b.read(make([]byte, min(left, 64<<10)))
+		n, err := b.read(known[:min(left, int64(len(known)))])
 		left -= int64(n)
 		if err != nil && left > 0 {
 			return r.interrupted(err)
@@ -93,6 +94,16 @@ func (r *Reader) acceptRange(response *http.Response) error {
 		return failure.Terminalf(ReasonResponse, "%s answered with another range than asked for", display(r.target))
 	}
 	return r.sameVersion(response, size)
+}
+
+// acceptEnd handles a file of which all bytes are known already: no range is left
+// to ask for.
+func (r *Reader) acceptEnd(response *http.Response) error {
+	if response.Header.Get("Content-Range") != fmt.Sprintf("bytes */%d", r.offset) {
+		return r.changed()
+	}
+	r.size = r.offset
+	return nil
 }
 
 // sameVersion holds a later response against what is known of the file.

@@ -126,7 +126,7 @@ func (r *Reader) connectWithRetry(before error) error {
 				return r.exhausted(last)
 			}
 		}
-		last, asked = r.connect()
+		asked, last = r.connect()
 		if last == nil {
 			return nil
 		}

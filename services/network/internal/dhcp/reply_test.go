@@ -43,20 +43,20 @@ func TestAnswerFollowsTheProtocol(t *testing.T) {
 		want      dhcpv4.MessageType
 		to        string
 	}{
-		"discover":             {dhcpv4.MessageTypeDiscover, nil, dhcpv4.MessageTypeOffer, "10.66.10.14"},
-		"discover, broadcast":  {dhcpv4.MessageTypeDiscover, mods(dhcpv4.WithBroadcast(true)), dhcpv4.MessageTypeOffer, "255.255.255.255"},
-		"discover, relayed":    {dhcpv4.MessageTypeDiscover, mods(relay), silence, ""},
-		"select":               {dhcpv4.MessageTypeRequest, mods(server("10.66.10.255"), requested("10.66.10.14")), dhcpv4.MessageTypeAck, "10.66.10.14"},
-		"select other server":  {dhcpv4.MessageTypeRequest, mods(server("10.66.10.9"), requested("10.66.10.14")), silence, ""},
-		"reboot":               {dhcpv4.MessageTypeRequest, mods(requested("10.66.10.14")), dhcpv4.MessageTypeAck, "10.66.10.14"},
-		"reboot, old address":  {dhcpv4.MessageTypeRequest, mods(requested("10.66.10.15")), dhcpv4.MessageTypeNak, "255.255.255.255"},
-		"renew":                {dhcpv4.MessageTypeRequest, mods(client(net.IPv4(10, 66, 10, 14))), dhcpv4.MessageTypeAck, "10.66.10.14"},
-		"renew, old address":   {dhcpv4.MessageTypeRequest, mods(client(net.IPv4(10, 66, 10, 15))), dhcpv4.MessageTypeNak, "255.255.255.255"},
-		"request for nothing":  {dhcpv4.MessageTypeRequest, nil, dhcpv4.MessageTypeNak, "255.255.255.255"},
-		"inform":               {dhcpv4.MessageTypeInform, mods(client(net.IPv4(10, 66, 10, 14))), dhcpv4.MessageTypeAck, "10.66.10.14"},
-		"release":              {dhcpv4.MessageTypeRelease, mods(server("10.66.10.255")), silence, ""},
-		"decline":              {dhcpv4.MessageTypeDecline, mods(server("10.66.10.255")), silence, ""},
-		"another's own answer": {dhcpv4.MessageTypeOffer, nil, silence, ""},
+		"discover":            {dhcpv4.MessageTypeDiscover, nil, dhcpv4.MessageTypeOffer, "10.66.10.14"},
+		"discover, broadcast": {dhcpv4.MessageTypeDiscover, mods(dhcpv4.WithBroadcast(true)), dhcpv4.MessageTypeOffer, "255.255.255.255"},
+		"discover, relayed":   {dhcpv4.MessageTypeDiscover, mods(relay), silence, ""},
+		"select":              {dhcpv4.MessageTypeRequest, mods(server("10.66.10.255"), requested("10.66.10.14")), dhcpv4.MessageTypeAck, "10.66.10.14"},
+		"select other server": {dhcpv4.MessageTypeRequest, mods(server("10.66.10.9"), requested("10.66.10.14")), silence, ""},
+		"reboot":              {dhcpv4.MessageTypeRequest, mods(requested("10.66.10.14")), dhcpv4.MessageTypeAck, "10.66.10.14"},
+		"reboot, old address": {dhcpv4.MessageTypeRequest, mods(requested("10.66.10.15")), dhcpv4.MessageTypeNak, "255.255.255.255"},
+		"renew":               {dhcpv4.MessageTypeRequest, mods(client(net.IPv4(10, 66, 10, 14))), dhcpv4.MessageTypeAck, "10.66.10.14"},
+		"renew, old address":  {dhcpv4.MessageTypeRequest, mods(client(net.IPv4(10, 66, 10, 15))), dhcpv4.MessageTypeNak, "255.255.255.255"},
+		"request for nothing": {dhcpv4.MessageTypeRequest, nil, dhcpv4.MessageTypeNak, "255.255.255.255"},
+		"inform":              {dhcpv4.MessageTypeInform, mods(client(net.IPv4(10, 66, 10, 14))), dhcpv4.MessageTypeAck, "10.66.10.14"},
+		"release":             {dhcpv4.MessageTypeRelease, mods(server("10.66.10.255")), silence, ""},
+		"decline":             {dhcpv4.MessageTypeDecline, mods(server("10.66.10.255")), silence, ""},
+		"not a client's":      {dhcpv4.MessageTypeOffer, nil, silence, ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 type Attachment struct {
 	ID       string // the guest's, unique on this machine: 1 to 128 printable ASCII characters without spaces
 	MAC      net.HardwareAddr
-	Address  netip.Addr // of the pool
+	Address  netip.Addr // of the pool; DHCP tells an IPv4 one, while the guest has to be given an IPv6 one by other means
 	Hostname string     // told by DHCP if not empty; up to 63 letters, digits, dots and dashes
 }
 

@@ -127,7 +127,7 @@ func (f *Fabric) ensureAddresses(bridge netlink.Link) error {
 	for _, subnet := range f.options.Pool.Subnets() {
 		wanted[subnet.Gateway] = true
 	}
-	present, err := netlink.AddrList(bridge, netlink.FAMILY_ALL)
+	present, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(bridge, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (f *Fabric) ensureRoutes(bridge netlink.Link) error {
 			return fmt.Errorf("route %s: %w", subnet.Prefix, err)
 		}
 	}
-	present, err := netlink.RouteList(bridge, netlink.FAMILY_ALL)
+	present, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(bridge, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
 	}
@@ -184,6 +184,17 @@ func (f *Fabric) ensureRoutes(bridge netlink.Link) error {
 func isMissing(err error) bool {
 	var missing netlink.LinkNotFoundError
 	return errors.As(err, &missing)
+}
+
+// dump asks the kernel for a list again when the list changed while it was told.
+func dump[T any](list func() ([]T, error)) (items []T, err error) {
+	const attempts = 10
+	for range attempts {
+		if items, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return items, err
 }
 
 func ipNet(prefix netip.Prefix) *net.IPNet {

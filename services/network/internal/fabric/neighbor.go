@@ -44,7 +44,9 @@ func introduceAll(bridge netlink.Link, attachments []Attachment) error {
 			return err
 		}
 	}
-	present, err := netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_ALL)
+	present, err := dump(func() ([]netlink.Neigh, error) {
+		return netlink.NeighList(bridge.Attrs().Index, netlink.FAMILY_ALL)
+	})
 	if err != nil {
 		return err
 	}

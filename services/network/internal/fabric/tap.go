@@ -168,7 +168,7 @@ func remove(link netlink.Link) error {
 
 // ensurePorts learns what is attached from the taps, and makes again the taps that somebody removed.
 func (f *Fabric) ensurePorts(bridge netlink.Link) error {
-	links, err := netlink.LinkList()
+	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (f *Fabric) ensurePorts(bridge netlink.Link) error {
 
 // removeLinks removes all devices of this network, and none else.
 func (f *Fabric) removeLinks() error {
-	links, err := netlink.LinkList()
+	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return err
 	}
@@ -201,8 +201,9 @@ func (f *Fabric) removeLinks() error {
 		}
 	}
 	bridge, err := f.findBridge()
+	var foreign *ForeignError
 	switch {
-	case errors.Is(err, ErrMissing):
+	case errors.Is(err, ErrMissing) || errors.As(err, &foreign):
 		return nil
 	case err != nil:
 		return err

@@ -8,17 +8,21 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 )
+
+// serial tells the namespaces of this process's tests apart.
+var serial atomic.Int64
 
 func unique(t *testing.T) *Namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make network namespaces")
 	}
-	space, err := Named(fmt.Sprintf("orlop-test-%d-%s", os.Getpid(), t.Name()))
+	space, err := Named(fmt.Sprintf("orlop-test-%d-%d", os.Getpid(), serial.Add(1)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -194,7 +194,9 @@ func attributes(mode, links uint32) []byte {
 
 type jolietNames struct{}
 
-func (jolietNames) identifier(name string) []byte { return ucs2(name + ";1") }
+// identifier leaves the version number out, as other writers do: some readers
+// take ";1" for a part of the name.
+func (jolietNames) identifier(name string) []byte { return ucs2(name) }
 func (jolietNames) systemUse(string) []byte       { return nil }
 
 func ucs2(text string) []byte {

@@ -54,29 +54,32 @@ type Dial func(context.Context) (net.Conn, error)
 // request and again after a failure, each time with a sync, so that stale
 // replies of an earlier connection are never taken for answers. Requests queue.
 type Client struct {
-	dial Dial
-	turn chan *stream // capacity 1: holding the value is having the turn
+	dial  Dial
+	turn  chan *stream    // capacity 1: holding the value is having the turn
+	alive context.Context // until Close
+	close context.CancelCauseFunc
 }
 
 // stream is one connection, or none yet.
 type stream struct {
 	conn   net.Conn // nil: dial first
 	reader *bufio.Reader
-	closed bool
 }
 
 // New makes a Client; nothing is dialed yet.
 func New(dial Dial) *Client {
 	c := &Client{dial: dial, turn: make(chan *stream, 1)}
+	c.alive, c.close = context.WithCancelCause(context.Background())
 	c.turn <- &stream{}
 	return c
 }
 
-// Close ends the connection, after the request in progress. It may be repeated.
+// Close ends the connection, and the request in progress with ErrClosed. It may
+// be repeated.
 func (c *Client) Close() error {
+	c.close(ErrClosed)
 	s := <-c.turn
 	defer func() { c.turn <- s }()
-	s.closed = true
 	s.drop()
 	return nil
 }
@@ -99,6 +102,12 @@ func (c *Client) tell(ctx context.Context, command string, arguments any) error 
 func (c *Client) inTurn(ctx context.Context, command string, exchange func(*stream) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer context.AfterFunc(c.alive, func() { end(ErrClosed) })()
+	defer end(nil)
+	if c.alive.Err() != nil {
+		return fmt.Errorf("guest agent: %s: %w", command, ErrClosed)
+	}
 	var s *stream
 	select {
 	case s = <-c.turn:
@@ -120,9 +129,6 @@ func (c *Client) inTurn(ctx context.Context, command string, exchange func(*stre
 
 // connected runs the exchange on a synced connection, under ctx's deadline.
 func (c *Client) connected(ctx context.Context, s *stream, exchange func(*stream) error) error {
-	if s.closed {
-		return ErrClosed
-	}
 	fresh := s.conn == nil
 	if fresh {
 		conn, err := c.dial(ctx)

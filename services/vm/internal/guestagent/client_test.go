@@ -242,6 +242,15 @@ func TestAClosedClientRefuses(t *testing.T) {
 	}
 }
 
+func TestCloseEndsARequest(t *testing.T) {
+	asked := make(chan struct{})
+	c := client(t, func(a *agent) { a.sync(); _, _ = a.receive(); close(asked) })
+	go func() { <-asked; c.Close() }()
+	if err := c.Ping(t.Context()); !errors.Is(err, guestagent.ErrClosed) {
+		t.Errorf("error %v", err)
+	}
+}
+
 // The real agent, run on this host: it only answers questions here.
 func TestTheRealAgentAnswers(t *testing.T) {
 	binary, err := exec.LookPath("qemu-ga")

@@ -1,0 +1,162 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+func newStore(t *testing.T) (*Store, string) {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		t.Skip("qemu-img is not installed: make setup installs it")
+	}
+	dir := t.TempDir()
+	store, err := Open(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store, dir
+}
+
+// newBase writes a qcow2 image with some content, as an import leaves it.
+func newBase(t *testing.T, virtualBytes string) Base {
+	t.Helper()
+	dir := t.TempDir()
+	raw, path := filepath.Join(dir, "raw"), filepath.Join(dir, "blob")
+	if err := os.WriteFile(raw, bytes.Repeat([]byte("orlop"), 100_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "truncate", "-s", virtualBytes, raw)
+	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path)
+	return Base{Digest: "sha256:0123", Path: path, Format: "qcow2"}
+}
+
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	output, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, output)
+	}
+	return string(output)
+}
+
+func TestEmptyVolumeHasItsSize(t *testing.T) {
+	store, _ := newStore(t)
+	ctx := context.Background()
+	if err := store.Make(ctx, "a", nil, 100<<20); err != nil {
+		t.Fatal(err)
+	}
+	volume, found, err := store.Lookup(ctx, "a")
+	if err != nil || !found || volume.VirtualBytes != 100<<20 {
+		t.Fatalf("got %+v, %v, %v", volume, found, err)
+	}
+	run(t, "qemu-img", "check", "-f", "qcow2", volume.Path)
+}
+
+func TestVolumeShowsItsBaseEvenIfTheBlobIsGone(t *testing.T) {
+	store, dir := newStore(t)
+	ctx := context.Background()
+	base := newBase(t, "8M")
+	if err := store.Make(ctx, "a", &base, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(base.Path); err != nil {
+		t.Fatal(err)
+	}
+	volume, _, err := store.Lookup(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := filepath.Join(dir, "raw")
+	run(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", volume.Path, raw)
+	content, err := os.ReadFile(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(content) != 16<<20 || !bytes.HasPrefix(content, []byte("orloporlop")) {
+		t.Errorf("the volume has %d bytes and begins with %q", len(content), content[:10])
+	}
+}
+
+func TestBaseGoesWithTheLastVolume(t *testing.T) {
+	store, dir := newStore(t)
+	ctx := context.Background()
+	base := newBase(t, "1M")
+	for _, id := range []string{"a", "b"} {
+		if err := store.Make(ctx, id, &base, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.Remove(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if n := entries(t, filepath.Join(dir, "bases")); n != 1 {
+		t.Errorf("%d bases are left while a volume stands on one", n)
+	}
+	if err := store.Remove(ctx, "b"); err != nil {
+		t.Fatal(err)
+	}
+	if n := entries(t, filepath.Join(dir, "bases")) + entries(t, filepath.Join(dir, "volumes")); n != 0 {
+		t.Errorf("%d files are left behind", n)
+	}
+}
+
+func TestGrowNeverShrinks(t *testing.T) {
+	store, _ := newStore(t)
+	ctx := context.Background()
+	if err := store.Make(ctx, "a", nil, 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int64{4 << 20, 1 << 20} {
+		if err := store.Grow(ctx, "a", size); err != nil {
+			t.Fatal(err)
+		}
+		if volume, _, _ := store.Lookup(ctx, "a"); volume.VirtualBytes != 4<<20 {
+			t.Errorf("after Grow to %d the volume has %d bytes", size, volume.VirtualBytes)
+		}
+	}
+}
+
+// TestKilledMakeIsMadeAgain plays a process that died after its record was
+// written and in the middle of its file.
+func TestKilledMakeIsMadeAgain(t *testing.T) {
+	store, dir := newStore(t)
+	ctx := context.Background()
+	if err := store.writeRecord("a", record{VirtualBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	partial := store.volumePath("a") + partialSuffix
+	if err := os.WriteFile(partial, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store, err := Open(dir, store.logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, found, err := store.Lookup(ctx, "a"); found || err != nil {
+		t.Fatalf("half a volume was found (%v)", err)
+	}
+	if _, err := os.Stat(partial); err == nil {
+		t.Error("the half-made file is still there")
+	}
+	if err := store.Make(ctx, "a", nil, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, found, err := store.Lookup(ctx, "a"); !found || err != nil {
+		t.Fatalf("found: %v, %v", found, err)
+	}
+}
+
+func entries(t *testing.T, dir string) int {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}

@@ -1,0 +1,55 @@
+package virtualdisk
+
+import (
+	"context"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	"orlop.dev/kit/fault"
+)
+
+// Admit refuses what the schema can't know to be wrong.
+func (r *Reconciler) Admit(ctx context.Context, old, disk *diskv1.VirtualDisk) error {
+	if disk == nil {
+		return nil
+	}
+	if old == nil && strings.Contains(disk.GetMetadata().GetName(), ".") {
+		return fault.Refuse("metadata.name", "FieldValueInvalid", "must not contain a dot")
+	}
+	wanted, refusal := wantedSize(disk)
+	if refusal != nil {
+		return refusal
+	}
+	if old == nil || proto.Equal(old.GetSpec(), disk.GetSpec()) {
+		return nil
+	}
+	if old.GetMetadata().GetDeletionTimestamp() != nil {
+		return fault.Refuse("spec", "FieldValueForbidden", "the disk is being deleted and can't be changed")
+	}
+	volume, made, err := r.Volumes.Lookup(ctx, old.GetMetadata().GetUid())
+	if err != nil || !made {
+		return err
+	}
+	return admitChange(old, disk, wanted, volume.VirtualBytes)
+}
+
+// admitChange judges a change of a disk that has its data already.
+func admitChange(old, disk *diskv1.VirtualDisk, wanted, present int64) error {
+	before, after := old.GetSpec().GetPersistentVolumeClaim(), disk.GetSpec().GetPersistentVolumeClaim()
+	switch {
+	case !proto.Equal(old.GetSpec().GetDataSource(), disk.GetSpec().GetDataSource()):
+		return fault.Refuse("spec.dataSource", "FieldValueForbidden", "can't be changed once the disk is made")
+	case before.GetStorageClassName() != after.GetStorageClassName():
+		return fault.Refuse("spec.persistentVolumeClaim.storageClassName", "FieldValueForbidden",
+			"can't be changed once the disk is made")
+	case wanted == 0 && before.GetSize() != "":
+		return fault.Refuse("spec.persistentVolumeClaim.size", "FieldValueForbidden",
+			"can't be removed once the disk is made")
+	case wanted != 0 && wanted < present:
+		return fault.Refuse("spec.persistentVolumeClaim.size", "FieldValueForbidden",
+			"a disk can't be made smaller: it has %s, and %s was asked for", quantity(present), after.GetSize())
+	}
+	return nil
+}

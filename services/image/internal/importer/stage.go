@@ -1,0 +1,99 @@
+package importer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"orlop.dev/services/image/internal/sparse"
+)
+
+// stage writes a raw disk into the staging file, without its zeros.
+func (j *job) stage(ctx context.Context, disk io.Reader) error {
+	file, err := j.openStaging()
+	if err != nil {
+		return staging(err)
+	}
+	defer file.Close()
+	w, err := j.sparseWriter(file)
+	if err != nil {
+		return staging(err)
+	}
+	for {
+		err := w.Append(ctx, disk, j.options.ChunkBytes)
+		if errors.Is(err, io.EOF) {
+			return j.staged(file, w)
+		}
+		if err != nil {
+			return staging(err)
+		}
+		if err := j.markStaged(ctx, file, w); err != nil {
+			return err
+		}
+	}
+}
+
+// openStaging keeps the file of an import that goes on, and only that.
+func (j *job) openStaging() (*os.File, error) {
+	flags := os.O_RDWR | os.O_CREATE
+	if j.checkpoint.Sparse == nil {
+		flags |= os.O_TRUNC
+	}
+	return os.OpenFile(j.stagingPath(), flags, 0o600)
+}
+
+func (j *job) sparseWriter(file *os.File) (*sparse.Writer, error) {
+	if j.checkpoint.Sparse == nil {
+		return sparse.NewWriter(file, j.virtualLimit()), nil
+	}
+	return sparse.Resume(file, j.virtualLimit(), *j.checkpoint.Sparse)
+}
+
+func (j *job) markStaged(ctx context.Context, file *os.File, w *sparse.Writer) error {
+	if !j.checkpoint.Resumable || j.checkpoint.Validator.IsZero() {
+		return nil
+	}
+	state, err := w.Save()
+	if err != nil {
+		return staging(err)
+	}
+	if err := file.Sync(); err != nil {
+		return staging(err)
+	}
+	j.checkpoint.Sparse = &state
+	return j.mark(ctx, state.Offset)
+}
+
+// staged makes the staging file whole and durable.
+func (j *job) staged(file *os.File, w *sparse.Writer) error {
+	result, err := w.Finish()
+	if err != nil {
+		return staging(err)
+	}
+	if err := file.Sync(); err != nil {
+		return staging(err)
+	}
+	j.checkpoint.Sparse, j.checkpoint.Staged = nil, &result
+	return nil
+}
+
+// pushStaged sends the staging file to the registry.
+func (j *job) pushStaged(ctx context.Context) error {
+	file, err := os.Open(j.stagingPath())
+	if err != nil {
+		return staging(err)
+	}
+	defer file.Close()
+	u, err := j.upload(ctx)
+	if err != nil {
+		return err
+	}
+	size := j.checkpoint.Staged.StoredBytes
+	rest := io.NewSectionReader(file, u.Offset(), size-u.Offset())
+	err = j.send(ctx, u, rest, func() error { return j.markUpload(ctx, u) })
+	if err != nil {
+		return staging(err)
+	}
+	return j.save(ctx)
+}

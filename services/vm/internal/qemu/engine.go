@@ -1,0 +1,447 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	// startTimeout bounds the time from launching QEMU to its first answer:
+	// tenths of a second on an idle host, many seconds on a crowded one.
+	startTimeout = 60 * time.Second
+	// attachTimeout is Options.AttachTimeout's default.
+	attachTimeout = 10 * time.Second
+	// killTimeout bounds the wait for a process that was sent SIGKILL.
+	killTimeout = 10 * time.Second
+	// trashPrefix marks a run folder that is being removed.
+	trashPrefix = ".removed-"
+)
+
+var (
+	// ErrRunning is a machine whose process is alive where it must not be.
+	ErrRunning = errors.New("the machine's process is alive")
+	// ErrUnresponsive is a process that is alive and doesn't answer over QMP.
+	ErrUnresponsive = errors.New("QEMU does not answer")
+	// ErrInUse is a folder that another engine, perhaps of another daemon, has.
+	ErrInUse = errors.New("the folder is in use by another engine")
+	// ErrClosed is an Engine after Close.
+	ErrClosed = errors.New("the engine is closed")
+)
+
+// Options are what an Engine needs.
+type Options struct {
+	// Folder holds one run folder for each machine; it is made if missing, for
+	// its owner only. One engine at a time uses it.
+	Folder string
+	// Host is what Probe found.
+	Host Host
+	// DiskRoots are the folders in which a disk's backing files may lie. A disk
+	// with a backing file elsewhere isn't started.
+	DiskRoots []string
+	// Notify is told each event of each process, in order for one process. It
+	// must not block. May be nil.
+	Notify func(Event)
+	// AttachTimeout bounds the wait for a process that is alive to answer, before
+	// it counts as unresponsive; 10 seconds if zero.
+	AttachTimeout time.Duration
+	// Log is slog.Default() if nil.
+	Log *slog.Logger
+}
+
+// Engine owns the machines of one folder. Its methods may be called from
+// several goroutines; those for one machine take turns.
+type Engine struct {
+	folder    string
+	host      Host
+	diskRoots []string
+	notify    func(Event)
+	patience  time.Duration // Options.AttachTimeout
+	log       *slog.Logger
+	lock      *os.File // held until Close
+
+	turns turns
+
+	mu        sync.Mutex
+	closed    bool
+	processes map[string]*Process
+}
+
+// New opens the folder, which no other engine may have open: ErrInUse. QEMU
+// answers one connection at a time, so that two engines would take each other's
+// guests for hung. It starts and finds nothing yet.
+func New(o Options) (*Engine, error) {
+	path, err := filepath.Abs(o.Folder)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		folder: path, host: o.Host, diskRoots: o.DiskRoots, notify: o.Notify, log: o.Log,
+		patience: o.AttachTimeout, processes: map[string]*Process{},
+	}
+	if e.patience <= 0 {
+		e.patience = attachTimeout
+	}
+	if e.log == nil {
+		e.log = slog.Default()
+	}
+	if e.notify == nil {
+		e.notify = func(Event) {}
+	}
+	if e.lock, err = lock(filepath.Join(path, lockFile)); err != nil {
+		return nil, err
+	}
+	if e.lock == nil {
+		return nil, fmt.Errorf("%s: %w", path, ErrInUse)
+	}
+	if err := e.sweep(); err != nil {
+		return nil, errors.Join(err, e.lock.Close())
+	}
+	return e, nil
+}
+
+// sweep finishes removals that a crash cut short.
+func (e *Engine) sweep() error {
+	leftovers, err := filepath.Glob(filepath.Join(e.folder, trashPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, leftover := range leftovers {
+		err = errors.Join(err, os.RemoveAll(leftover))
+	}
+	return err
+}
+
+// Host is what the engine was given.
+func (e *Engine) Host() Host { return e.host }
+
+// Close lets go of every process and leaves it running. It returns when no
+// goroutine of the engine is left but those that wait for QEMU itself to end.
+func (e *Engine) Close() {
+	e.mu.Lock()
+	e.closed = true
+	processes := e.processes
+	e.processes = map[string]*Process{}
+	e.mu.Unlock()
+	for _, p := range processes {
+		p.release()
+	}
+	_ = e.lock.Close() // a second time is no harm
+}
+
+// Start makes the machine run, and returns when its guest has begun to. A
+// machine that already runs is left as it is and returned, even if m differs
+// (Process.Machine tells) and even if its guest has ended (Process.State
+// tells). A process left by a start that was cut short is finished, or killed
+// and started again if it doesn't answer. Start may be repeated after any
+// failure, also one of the daemon.
+//
+// Errors: ErrInvalid, ErrUnsafe and *StartError; ErrUnresponsive for a guest
+// that ran and whose process doesn't answer now: on a crowded host that passes,
+// and Kill is the caller's choice. Others are the host's.
+func (e *Engine) Start(ctx context.Context, m Machine) (*Process, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	done, err := e.turns.take(ctx, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	f := e.folderOf(m.ID)
+	p, err := e.find(ctx, m.ID)
+	if errors.Is(err, ErrUnresponsive) && !f.has(startedFile) {
+		p, err = nil, f.killAndWait(ctx, m.ID)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	if p != nil && !p.isGone() {
+		// It is wanted again: a Kill that was cut short is off.
+		return p, errors.Join(f.remove(endingFile), p.letGo(ctx))
+	}
+	return e.start(ctx, m)
+}
+
+// start makes a new process. The order is what makes a crash between any two
+// steps harmless: the record comes before the process, and the guest runs only
+// once the process was seen to be ours.
+func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
+	if m.Type == "" {
+		m.Type = e.host.MachineType
+	}
+	chains, err := e.resolve(m)
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	f := e.folderOf(m.ID)
+	if err := os.MkdirAll(string(f), 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := f.acquire()
+	if err != nil {
+		return nil, err
+	}
+	if lock == nil {
+		return nil, fmt.Errorf("%s: %w", m.ID, ErrRunning)
+	}
+	if err := f.write(recordFile, record{Machine: m, BootID: boot}); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	exited, err := e.launch(f, lock, m, chains)
+	if err != nil {
+		return nil, &StartError{Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	p, err := e.await(ctx, f, m, exited)
+	if err != nil {
+		// Whatever is half there must not hold the disks.
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+		defer cancel()
+		return nil, errors.Join(err, f.killAndWait(cleanup, m.ID))
+	}
+	return p, p.letGo(ctx)
+}
+
+func (e *Engine) resolve(m Machine) (Chains, error) {
+	chains := Chains{}
+	for _, d := range m.Disks {
+		layers, err := Layers(d.Path, d.Format, e.diskRoots)
+		if err != nil {
+			return nil, fmt.Errorf("disk %s: %w", d.ID, err)
+		}
+		chains[d.ID] = layers
+	}
+	if m.SeedPath != "" {
+		layers, err := Layers(m.SeedPath, FormatRaw, nil)
+		if err != nil {
+			return nil, fmt.Errorf("seed: %w", err)
+		}
+		chains[seedID] = layers
+	}
+	return chains, nil
+}
+
+// Find gives the machine's process, also one that an earlier daemon started,
+// also one that is gone (StateGone, and Ending tells how). Errors: ErrNotFound
+// if nothing is recorded, ErrUnresponsive if the process is alive and doesn't
+// answer; Start and Kill deal with such a one.
+func (e *Engine) Find(ctx context.Context, id string) (*Process, error) {
+	done, err := e.turns.take(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return e.find(ctx, id)
+}
+
+func (e *Engine) find(ctx context.Context, id string) (*Process, error) {
+	e.mu.Lock()
+	p, closed := e.processes[id], e.closed
+	e.mu.Unlock()
+	if closed {
+		return nil, ErrClosed
+	}
+	if !idPattern.MatchString(id) {
+		return nil, fmt.Errorf("%w: %q", ErrNotFound, id)
+	}
+	f := e.folderOf(id)
+	alive, err := f.alive()
+	if err != nil {
+		return nil, err
+	}
+	if p != nil && !p.isGone() {
+		if !alive {
+			// It died just now: let its own goroutine say so first.
+			err = p.awaitGone(ctx)
+		}
+		return p, err
+	}
+	r, err := f.record()
+	if err != nil && alive {
+		// The record is lost: nothing is known of this process but its folder.
+		return nil, fmt.Errorf("%w: %s: %v", ErrUnresponsive, id, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !alive {
+		return e.departed(f, r.Machine), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.patience)
+	defer cancel()
+	p, err = e.reach(ctx, f, r.Machine)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrUnresponsive, id, err)
+	}
+	return p, nil
+}
+
+// reach attaches to a process that is alive, but perhaps just starting.
+func (e *Engine) reach(ctx context.Context, f folder, m Machine) (*Process, error) {
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		p, err := e.attach(ctx, f, m)
+		if err == nil {
+			return p, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick.C:
+		}
+		if alive, lookErr := f.alive(); lookErr == nil && !alive {
+			return e.departed(f, m), nil
+		}
+	}
+}
+
+// Kill ends the machine's process, answering or not, without asking the guest,
+// and returns when it is gone. What isn't there is gone already. The run folder
+// stays, so that Ending can be asked; Remove takes it away.
+func (e *Engine) Kill(ctx context.Context, id string) error {
+	done, err := e.turns.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	p, err := e.find(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case errors.Is(err, ErrUnresponsive):
+		f := e.folderOf(id)
+		return errors.Join(f.recordEnding(""), f.killAndWait(ctx, id))
+	case err != nil:
+		return err
+	}
+	return p.Kill(ctx)
+}
+
+// List gives the IDs of all machines that are recorded, alive or not.
+func (e *Engine) List() ([]string, error) {
+	entries, err := os.ReadDir(e.folder)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, entry := range entries {
+		if !idPattern.MatchString(entry.Name()) {
+			continue
+		}
+		if _, err := os.Stat(e.folderOf(entry.Name()).path(recordFile)); err == nil {
+			ids = append(ids, entry.Name())
+		}
+	}
+	return ids, nil
+}
+
+// Remove forgets a machine whose process is gone, and fails with ErrRunning
+// otherwise. What isn't there is removed already.
+func (e *Engine) Remove(ctx context.Context, id string) error {
+	if !idPattern.MatchString(id) {
+		return fmt.Errorf("%w: %q", ErrInvalid, id)
+	}
+	done, err := e.turns.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	f := e.folderOf(id)
+	if _, err := os.Stat(string(f)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := f.acquire()
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		return fmt.Errorf("%s: %w", id, ErrRunning)
+	}
+	defer lock.Close()
+	e.mu.Lock()
+	p := e.processes[id]
+	delete(e.processes, id)
+	e.mu.Unlock()
+	if p != nil {
+		p.release()
+	}
+	// Renamed first: half a folder must not be taken for a machine.
+	trash := filepath.Join(e.folder, trashPrefix+id)
+	if err := errors.Join(os.RemoveAll(trash), os.Rename(string(f), trash)); err != nil {
+		return err
+	}
+	return os.RemoveAll(trash)
+}
+
+func (e *Engine) folderOf(id string) folder { return folder(filepath.Join(e.folder, id)) }
+
+// killAndWait ends a process that can't be talked to.
+func (f folder) killAndWait(ctx context.Context, id string) error {
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		alive, err := f.alive()
+		if err != nil || !alive {
+			return err
+		}
+		// Again each time: it may have been nsenter, about to become QEMU.
+		if err := f.kill(id); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("kill %s: %w: %w", id, ErrRunning, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// turns gives one caller at a time the right to a machine.
+type turns struct {
+	mu    sync.Mutex
+	taken map[string]chan struct{} // closed when the turn ends
+}
+
+func (t *turns) take(ctx context.Context, id string) (done func(), err error) {
+	for {
+		t.mu.Lock()
+		busy, ok := t.taken[id]
+		if !ok {
+			break
+		}
+		t.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-busy:
+		}
+	}
+	defer t.mu.Unlock()
+	if t.taken == nil {
+		t.taken = map[string]chan struct{}{}
+	}
+	mine := make(chan struct{})
+	t.taken[id] = mine
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.taken, id)
+		close(mine)
+	}, nil
+}
