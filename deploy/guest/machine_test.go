@@ -30,6 +30,9 @@ type machine struct {
 
 const patience = 4 * time.Minute
 
+// pace is how often a state is asked for that nothing announces.
+const pace = 50 * time.Millisecond
+
 type hardware struct {
 	disk, seed string
 	memoryMiB  int
@@ -114,7 +117,9 @@ func (m *machine) run(t *testing.T, script string) string {
 	})
 	var process struct{ PID int }
 	decode(t, started, &process)
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
 		var status struct {
 			Exited   bool
 			ExitCode int
@@ -288,7 +293,9 @@ func dial(t *testing.T, path string) net.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for ; ; <-tick.C {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 		if err == nil {
 			t.Cleanup(func() { conn.Close() })

@@ -184,7 +184,7 @@ func TestMicroAppliesASeedOnceAnInstance(t *testing.T) {
 		"hostname":    "full\n",
 		"hostname -f": "full.example.org\n",
 		"ip -4 -o addr show eth0 | awk '{print $4}'":    "10.0.2.99/24\n",
-		"ip route show default | awk '{print $3}'":      "10.0.2.2\n",
+		"ip route | awk '/^default/{print $3}'":         "10.0.2.2\n",
 		"cat /etc/resolv.conf":                          "search example.org\nnameserver 10.0.2.3\n",
 		"cat /etc/orlop/greeting /etc/orlop/packed":     "hello\npacked",
 		"stat -c %a:%U:%G /etc/orlop/greeting":          "640:root:users\n",

@@ -13,6 +13,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck disable=SC2034 # the scripts that source this one use it
 suite=bookworm
 export PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
+# Debian's own Go is told to stay as old as it is; go.mod asks for a newer one.
+export GOTOOLCHAIN=${GOTOOLCHAIN:-auto}
 
 # home prints where Orlop keeps its state.
 home() { printf '%s\n' "${ORLOP_HOME:-$(cd "$here/../.." && pwd)/.orlop}"; }

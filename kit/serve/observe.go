@@ -16,7 +16,7 @@ import (
 )
 
 // requestIDHeader carries the name of a call through logs, here and at the
-// caller. It is sent back with every answer.
+// caller. It comes back in the trailer of every answer.
 const requestIDHeader = "x-request-id"
 
 // observer logs and counts calls. The labels of its metrics are bounded: only
@@ -50,8 +50,10 @@ func newObserver(l *slog.Logger, r prometheus.Registerer) (*observer, error) {
 
 func (o *observer) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	id := requestID(ctx)
-	// Without an answer there is nobody to tell: the failure shows in the call.
-	_ = grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, id))
+	// A header would tell the caller's library that the call has begun to answer,
+	// and so forbid it to try again; a trailer doesn't. It fails only where there
+	// is nobody to tell.
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(requestIDHeader, id))
 	end := o.begin(ctx, info.FullMethod, id)
 	resp, err := handler(ctx, req)
 	end(err)
@@ -60,7 +62,7 @@ func (o *observer) unary(ctx context.Context, req any, info *grpc.UnaryServerInf
 
 func (o *observer) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	id := requestID(ss.Context())
-	_ = ss.SetHeader(metadata.Pairs(requestIDHeader, id))
+	ss.SetTrailer(metadata.Pairs(requestIDHeader, id))
 	end := o.begin(ss.Context(), info.FullMethod, id)
 	err := handler(srv, ss)
 	end(err)

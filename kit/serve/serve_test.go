@@ -303,7 +303,8 @@ func TestCallsThatNeverEndAreCutWhenTheTimeIsUp(t *testing.T) {
 	r := start(t, time.Millisecond, serve.Part{Name: "disk", Register: s.register})
 	answered := make(chan error, 1)
 	conn := r.dial()
-	go func() { answered <- getDisk(t.Context(), conn, grpc.WaitForReady(true)) }()
+	r.awaitHealth(diskService, grpc_health_v1.HealthCheckResponse_SERVING)
+	go func() { answered <- getDisk(t.Context(), conn) }()
 	<-entered
 	r.stop()
 	if err := r.wait(); err != nil {
@@ -356,13 +357,13 @@ func TestReadsAreRepeatedWhileTheServiceIsUnavailable(t *testing.T) {
 func TestCallsAreLoggedCountedAndNamed(t *testing.T) {
 	s := &service{get: func(context.Context) error { return fault.New(fault.NotFound, "NotFound", "no such disk") }}
 	r := start(t, patience, serve.Part{Name: "disk", Register: s.register})
-	var header metadata.MD
+	var trailer metadata.MD
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "x-request-id", "call-7")
-	if err := getDisk(ctx, r.dial(), grpc.WaitForReady(true), grpc.Header(&header)); !fault.Is(err, fault.NotFound) {
+	if err := getDisk(ctx, r.dial(), grpc.WaitForReady(true), grpc.Trailer(&trailer)); !fault.Is(err, fault.NotFound) {
 		t.Fatal(err)
 	}
-	if got := header.Get("x-request-id"); len(got) != 1 || got[0] != "call-7" {
-		t.Fatalf("header %v", got)
+	if got := trailer.Get("x-request-id"); len(got) != 1 || got[0] != "call-7" {
+		t.Fatalf("trailer %v", got)
 	}
 	r.awaitLog("request=call-7")
 	_, metrics := httpStatus(t, "http://"+r.private+"/metrics")

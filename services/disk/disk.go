@@ -108,7 +108,9 @@ func New(opts Options) (*Service, error) {
 	s.loop = reconcile.New(disks, reconciler, reconcile.Options{
 		Name: "virtualdisk", Finalizer: finalizer, Workers: workers, Logger: opts.Logger,
 	})
-	s.leader = reconcile.NewElection(opts.Etcd, opts.Prefix, opts.Logger)
+	s.leader = &reconcile.Election{
+		Client: opts.Etcd, Key: opts.Prefix + "/election", Identity: "disk", Logger: opts.Logger,
+	}
 	return s, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"orlop.dev/services/image/internal/decompress"
 	"orlop.dev/services/image/internal/diskimage"
 	"orlop.dev/services/image/internal/failure"
+	"orlop.dev/services/image/internal/source"
 )
 
 // fetch reads the source to its end: a raw disk into the staging file,
@@ -22,7 +23,7 @@ func (j *job) fetch(ctx context.Context) error {
 	j.checks = j.Checksum.checks()
 	if j.resumed {
 		if err := j.checks.restore(j.checkpoint.Checksums); err != nil {
-			return err
+			return failure.Temporaryf(source.ReasonCannotBeResumed, err, "the import can't go on")
 		}
 	}
 	counted := newMeter(stream, j, stream.Size())

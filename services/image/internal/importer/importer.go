@@ -29,6 +29,8 @@ const (
 	ReasonChecksum failure.Reason = "ChecksumMismatch"
 	ReasonNoSpace  failure.Reason = "NoSpaceForStaging"
 	ReasonStaging  failure.Reason = "StagingUnavailable"
+	// ReasonStagingLost says that the staging file isn't what the checkpoint says.
+	ReasonStagingLost failure.Reason = "StagingLost"
 )
 
 // Stream is a file being read from some offset on.
@@ -202,12 +204,16 @@ func (j *job) persist(ctx context.Context) (Result, error) {
 		switch {
 		case startsAnew(err) && j.resumed && restarts < maxRestarts:
 			restarts++
-			if err := j.abandon(ctx); err != nil {
+			if err := j.restart(ctx, failure.ReasonOf(err)); err != nil {
 				return Result{}, err
 			}
-		case goesOn(err) && j.checkpoint.Resumable && attempts < j.options.Attempts:
+		case goesOn(err) && attempts < j.options.Attempts:
 			attempts++
 			if err := wait(ctx, pace.NextBackOff()); err != nil {
+				return Result{}, err
+			}
+			// What is in memory may be ahead of what is durable.
+			if err := j.load(ctx); err != nil {
 				return Result{}, err
 			}
 		default:
@@ -216,11 +222,21 @@ func (j *job) persist(ctx context.Context) (Result, error) {
 	}
 }
 
+// restart begins again: with the source, or, if the disk is in the staging file
+// and only its upload is lost, with that.
+func (j *job) restart(ctx context.Context, why failure.Reason) error {
+	if why != dvcr.ReasonUploadLost || j.checkpoint.Staged == nil {
+		return j.abandon(ctx)
+	}
+	j.checkpoint.Upload, j.checkpoint.Blob = nil, nil
+	return j.save(ctx)
+}
+
 // startsAnew reports failures to go on that don't keep an import from beginning
 // again.
 func startsAnew(err error) bool {
 	switch failure.ReasonOf(err) {
-	case source.ReasonChanged, source.ReasonCannotBeResumed, dvcr.ReasonUploadLost:
+	case source.ReasonChanged, source.ReasonCannotBeResumed, dvcr.ReasonUploadLost, ReasonStagingLost:
 		return true
 	}
 	return false
@@ -229,7 +245,7 @@ func startsAnew(err error) bool {
 // goesOn reports failures of the registry's that may have passed already.
 func goesOn(err error) bool {
 	switch failure.ReasonOf(err) {
-	case dvcr.ReasonUnavailable, dvcr.ReasonUploadMoved, dvcr.ReasonRefused:
+	case dvcr.ReasonUnavailable, dvcr.ReasonUploadMoved, dvcr.ReasonRefused, dvcr.ReasonNotFound:
 		return true
 	}
 	return false
@@ -248,7 +264,7 @@ func wait(ctx context.Context, d time.Duration) error {
 
 // staging classifies errors of the local disk.
 func staging(err error) error {
-	if failure.ReasonOf(err) != "" || errors.Is(err, context.Canceled) {
+	if err == nil || failure.ReasonOf(err) != "" || errors.Is(err, context.Canceled) {
 		return err
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {

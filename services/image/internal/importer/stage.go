@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"orlop.dev/services/image/internal/failure"
 	"orlop.dev/services/image/internal/sparse"
 )
 
@@ -47,7 +48,24 @@ func (j *job) sparseWriter(file *os.File) (*sparse.Writer, error) {
 	if j.checkpoint.Sparse == nil {
 		return sparse.NewWriter(file, j.virtualLimit()), nil
 	}
+	// An empty file reads as holes: a lost one must not pass for that.
+	if err := j.holds(file, j.checkpoint.Sparse.StoredBytes()); err != nil {
+		return nil, err
+	}
 	return sparse.Resume(file, j.virtualLimit(), *j.checkpoint.Sparse)
+}
+
+// holds checks that the staging file has what was made durable in it.
+func (j *job) holds(file *os.File, bytes int64) error {
+	stat, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if stat.Size() < bytes {
+		j.resumed = true
+		return failure.Temporaryf(ReasonStagingLost, nil, "the staging file has %d bytes of %d", stat.Size(), bytes)
+	}
+	return nil
 }
 
 func (j *job) markStaged(ctx context.Context, file *os.File, w *sparse.Writer) error {
@@ -80,11 +98,14 @@ func (j *job) staged(file *os.File, w *sparse.Writer) error {
 
 // pushStaged sends the staging file to the registry.
 func (j *job) pushStaged(ctx context.Context) error {
-	file, err := os.Open(j.stagingPath())
+	file, err := os.OpenFile(j.stagingPath(), os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return staging(err)
 	}
 	defer file.Close()
+	if err := j.holds(file, j.checkpoint.Staged.StoredBytes); err != nil {
+		return staging(err)
+	}
 	u, err := j.upload(ctx)
 	if err != nil {
 		return err

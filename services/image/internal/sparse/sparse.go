@@ -36,6 +36,14 @@ type State struct {
 	L1 []int64 `json:"l1,omitempty"`
 }
 
+// StoredBytes is the least size of the file at this state.
+func (s State) StoredBytes() int64 {
+	if s.Used <= 1 { // the header's cluster, not written yet
+		return 0
+	}
+	return s.Used << clusterBits
+}
+
 // Result is what was written.
 type Result struct {
 	// VirtualBytes is the size of the disk: the bytes read, rounded up to a

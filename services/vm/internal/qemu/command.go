@@ -101,7 +101,9 @@ func (p *Process) Powerdown(ctx context.Context) error {
 	return p.execute(ctx, "system_powerdown", nil, nil)
 }
 
-// Reset restarts the guest at once, without asking it, and lets it run.
+// Reset restarts the guest at once, without asking it, and lets it run. A guest
+// in the first tenths of a second of its firmware may hang by it (seen with
+// SeaBIOS under TCG); Kill and Start is the way out.
 func (p *Process) Reset(ctx context.Context) error {
 	events, cancel := p.Subscribe()
 	defer cancel()

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -160,60 +159,6 @@ func (f folder) dial(ctx context.Context, socket string) (net.Conn, error) {
 
 func (f folder) dialer(socket string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) { return f.dial(ctx, socket) }
-}
-
-// pid finds the machine's process by what no other process has: this folder as
-// its working directory and this ID among its arguments. It is 0 if there is none.
-func (f folder) pid(id string) (int, error) {
-	here, err := filepath.EvalSymlinks(string(f))
-	if err != nil {
-		return 0, err
-	}
-	processes, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0, err
-	}
-	for _, process := range processes {
-		var pid int
-		if _, err := fmt.Sscanf(process.Name(), "%d", &pid); err == nil && isProcess(pid, here, id) {
-			return pid, nil
-		}
-	}
-	return 0, nil
-}
-
-func isProcess(pid int, workingDirectory, id string) bool {
-	where, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
-	if err != nil || where != workingDirectory {
-		return false
-	}
-	arguments, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(arguments), "\x00-uuid\x00"+id+"\x00")
-}
-
-// kill ends the machine's process at once. The handle (pidfd) is opened before
-// the process is looked at a second time: the signal can't reach another one
-// that was given the same number in between.
-func (f folder) kill(id string) error {
-	pid, err := f.pid(id)
-	if err != nil || pid == 0 {
-		return err
-	}
-	handle, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("process %d: %w", pid, err)
-	}
-	defer unix.Close(handle)
-	if again, err := f.pid(id); err != nil || again != pid {
-		return err
-	}
-	if err := unix.PidfdSendSignal(handle, syscall.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process %d: %w", pid, err)
-	}
-	return nil
 }
 
 // bootID names the host's current boot.

@@ -181,14 +181,21 @@ func attach(t *testing.T, p *qemu.Process) *console.Viewer {
 // expect reads until the text has been seen: the firmware speaks too.
 func expect(t *testing.T, from io.Reader, want string) {
 	t.Helper()
+	if err := waitFor(from, want); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func waitFor(from io.Reader, want string) error {
 	var seen strings.Builder
 	one := make([]byte, 1)
 	for !strings.HasSuffix(seen.String(), want) {
 		if _, err := from.Read(one); err != nil {
-			t.Fatalf("%v after %q, without %q", err, seen.String(), want)
+			return fmt.Errorf("%w after %q, without %q", err, seen.String(), want)
 		}
 		seen.Write(one)
 	}
+	return nil
 }
 
 func send(t *testing.T, to io.Writer, text string) {

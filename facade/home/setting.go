@@ -1,0 +1,131 @@
+package home
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/spf13/pflag"
+)
+
+// Ports at which the doors are unless others are asked for. One that somebody
+// has is replaced by a free one, which stays the same from start to start.
+const (
+	DefaultRESTPort       = 18443
+	DefaultGRPCPort       = 18444
+	DefaultRegistryPort   = 18445
+	DefaultWebhookPort    = 18446
+	DefaultMetricsPort    = 18447
+	DefaultKubernetesPort = 16443
+)
+
+// Values of Settings.Kubernetes.
+const (
+	KubernetesLocal = "local"
+	KubernetesNone  = "none"
+)
+
+// Values of Settings.NetworkMode.
+const (
+	NetworkAuto = "auto"
+	NetworkTap  = "tap"
+	NetworkUser = "user"
+)
+
+// Settings are what a user decides about the daemon. None of them is secret.
+type Settings struct {
+	Home string
+	// Ports; 0 means the default's or another that is free.
+	RESTPort, GRPCPort, RegistryPort, MetricsPort, KubernetesPort uint16
+	// Kubernetes is whether an API of our own runs.
+	Kubernetes string
+	// Kubeconfig reaches a cluster of the user's, instead of one of our own.
+	Kubeconfig string
+	// Guests' network.
+	VirtualMachineCIDRs []string
+	NetworkMode         string
+	// Simulated nodes, and how much of this machine each may promise.
+	Nodes                           int
+	CPUOvercommit, MemoryOvercommit float64
+	// AllowImageSources are networks that images may be fetched from although
+	// they are this machine's own or private.
+	AllowImageSources []string
+	// QEMU is the emulator: a path, or a name in PATH.
+	QEMU string
+	// Verbose logs details.
+	Verbose bool
+}
+
+// DefaultSettings returns what flags start from.
+func DefaultSettings() Settings {
+	return Settings{
+		Home: Default(), Kubernetes: KubernetesLocal, NetworkMode: NetworkAuto,
+		VirtualMachineCIDRs: []string{"10.66.10.0/24"},
+		Nodes:               2, CPUOvercommit: 4, MemoryOvercommit: 1,
+		QEMU: "qemu-system-x86_64",
+	}
+}
+
+// Bind makes flags of the settings, with the present values as defaults.
+func (s *Settings) Bind(fs *pflag.FlagSet) {
+	port := func(p *uint16, door string, number int) {
+		fs.Uint16Var(p, door+"-port", *p, fmt.Sprintf("port of %s on 127.0.0.1 (default %d, or a free one if it is taken)", door, number))
+	}
+	fs.StringVar(&s.Home, "home", s.Home, "state folder ($ORLOP_HOME)")
+	port(&s.RESTPort, "rest", DefaultRESTPort)
+	port(&s.GRPCPort, "grpc", DefaultGRPCPort)
+	port(&s.RegistryPort, "dvcr", DefaultRegistryPort)
+	port(&s.MetricsPort, "metrics", DefaultMetricsPort)
+	port(&s.KubernetesPort, "kubernetes", DefaultKubernetesPort)
+	fs.StringVar(&s.Kubernetes, "kubernetes", s.Kubernetes, "local: a Kubernetes API of its own; none: REST and gRPC only")
+	fs.StringVar(&s.Kubeconfig, "kubeconfig", s.Kubeconfig, "kubeconfig of a cluster of yours, instead of a Kubernetes API of its own")
+	fs.StringSliceVar(&s.VirtualMachineCIDRs, "virtual-machine-cidrs", s.VirtualMachineCIDRs, "networks that guests get their addresses from")
+	fs.StringVar(&s.NetworkMode, "network", s.NetworkMode, "how guests are connected: tap (needs root), user, or auto")
+	fs.IntVar(&s.Nodes, "nodes", s.Nodes, "how many nodes this machine simulates")
+	fs.Float64Var(&s.CPUOvercommit, "cpu-overcommit", s.CPUOvercommit, "how many times its processors each node promises")
+	fs.Float64Var(&s.MemoryOvercommit, "memory-overcommit", s.MemoryOvercommit, "how many times its memory each node promises")
+	fs.StringSliceVar(&s.AllowImageSources, "allow-image-source", s.AllowImageSources, "local or private networks (CIDR) that images may come from")
+	fs.StringVar(&s.QEMU, "qemu", s.QEMU, "the emulator: a path, or a name in PATH")
+	fs.BoolVar(&s.Verbose, "verbose", s.Verbose, "log details")
+}
+
+// Validate says what is wrong with the settings, all of it at once.
+func (s Settings) Validate() error {
+	var problems []error
+	refuse := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if !slices.Contains([]string{KubernetesLocal, KubernetesNone}, s.Kubernetes) {
+		refuse("--kubernetes=%s: must be local or none", s.Kubernetes)
+	}
+	if !slices.Contains([]string{NetworkAuto, NetworkTap, NetworkUser}, s.NetworkMode) {
+		refuse("--network=%s: must be tap, user or auto", s.NetworkMode)
+	}
+	if s.Nodes < 1 {
+		refuse("--nodes=%d: must be at least 1", s.Nodes)
+	}
+	if s.CPUOvercommit <= 0 || s.MemoryOvercommit <= 0 {
+		refuse("--cpu-overcommit and --memory-overcommit must be above 0")
+	}
+	if _, err := Prefixes(s.VirtualMachineCIDRs); err != nil {
+		refuse("--virtual-machine-cidrs: %w", err)
+	} else if len(s.VirtualMachineCIDRs) == 0 {
+		refuse("--virtual-machine-cidrs: at least one network is needed")
+	}
+	if _, err := Prefixes(s.AllowImageSources); err != nil {
+		refuse("--allow-image-source: %w", err)
+	}
+	return errors.Join(problems...)
+}
+
+// Prefixes parses networks.
+func Prefixes(texts []string) ([]netip.Prefix, error) {
+	prefixes := make([]netip.Prefix, 0, len(texts))
+	for _, text := range texts {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, err
+		}
+		prefixes = append(prefixes, prefix)
+	}
+	return prefixes, nil
+}

@@ -1,0 +1,174 @@
+// Package ipaddress has the rules of a VirtualMachineIPAddress: which address it
+// gets, who may use it, what its status says.
+//
+// It must not know how leases are kept (package lease does), nor how a guest is
+// plugged in.
+package ipaddress
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/reconcile"
+	"orlop.dev/kit/resource"
+	"orlop.dev/services/network/internal/lease"
+)
+
+const (
+	// machineKind is the kind of holders that are guests.
+	machineKind = "VirtualMachine"
+
+	reasonLeaseLost = "VirtualMachineIPAddressLeaseLost"
+	reasonInvalid   = "VirtualMachineIPAddressInvalid"
+)
+
+// Leases gives addresses: a lease.Book.
+type Leases interface {
+	Pick(ctx context.Context, owner lease.Owner) (netip.Addr, error)
+	Take(ctx context.Context, owner lease.Owner, wanted netip.Addr) error
+	Holds(owner lease.Owner, at netip.Addr) (bool, error)
+	Find(owner lease.Owner) (netip.Addr, bool, error)
+	Release(ctx context.Context, owner lease.Owner, at netip.Addr) error
+}
+
+// Unplugger takes a guest off the network.
+type Unplugger interface {
+	// Unplug is idempotent.
+	Unplug(ctx context.Context, uid string) error
+}
+
+// Reconciler gives addresses to those who ask.
+type Reconciler struct {
+	Leases Leases
+	Ports  Unplugger
+	Now    func() time.Time
+}
+
+// observation is what one look found, and all that the status is made from.
+type observation struct {
+	address netip.Addr
+	// bound reports whether there is a lease of the address.
+	bound bool
+	// fault is why there is none.
+	fault *fault.Fault
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *Reconciler) Reconcile(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (reconcile.Result, error) {
+	if resource.Terminating(ip) {
+		return r.remove(ctx, ip)
+	}
+	o, err := r.bind(ctx, ip)
+	if err != nil {
+		o.fault = fault.From(err)
+	}
+	return reconcile.Result{Status: r.status(ip, o)}, err
+}
+
+// bind sees to it that there is a lease. An address that was told once is never
+// changed: its guest may be running.
+func (r *Reconciler) bind(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (observation, error) {
+	if told, err := netip.ParseAddr(ip.GetStatus().GetAddress()); err == nil {
+		return r.keep(ip, told)
+	}
+	at, err := r.acquire(ctx, ip)
+	return observation{address: at, bound: err == nil}, err
+}
+
+func (r *Reconciler) keep(ip *networkv1.VirtualMachineIPAddress, told netip.Addr) (observation, error) {
+	held, err := r.Leases.Holds(Owner(ip), told)
+	if err == nil && !held {
+		err = fault.New(fault.NotReady, reasonLeaseLost,
+			"The lease of address %s is gone: delete this VirtualMachineIPAddress and create it again.", told)
+	}
+	return observation{address: told, bound: err == nil}, err
+}
+
+func (r *Reconciler) acquire(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (netip.Addr, error) {
+	owner := Owner(ip)
+	wanted, err := wantedAddress(ip.GetSpec())
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	found, taken, err := r.Leases.Find(owner)
+	switch {
+	case err != nil:
+		return netip.Addr{}, err
+	case taken && (!wanted.IsValid() || wanted == found):
+		return found, r.Leases.Take(ctx, owner, found)
+	case taken:
+		// The wish changed before the lease was told of.
+		if err := r.Leases.Release(ctx, owner, found); err != nil {
+			return netip.Addr{}, err
+		}
+	}
+	if !wanted.IsValid() {
+		return r.Leases.Pick(ctx, owner)
+	}
+	if err := r.Leases.Take(ctx, owner, wanted); err != nil {
+		return netip.Addr{}, err
+	}
+	return wanted, nil
+}
+
+// wantedAddress is the address that the spec names; none where any will do.
+func wantedAddress(spec *networkv1.VirtualMachineIPAddressSpec) (netip.Addr, error) {
+	if spec.GetType() != networkv1.IPAddressType_Static {
+		return netip.Addr{}, nil
+	}
+	wanted, err := netip.ParseAddr(spec.GetStaticIp())
+	if err != nil {
+		return netip.Addr{}, fault.New(fault.Invalid, reasonInvalid, "%q is not an IP address.", spec.GetStaticIp())
+	}
+	return wanted, nil
+}
+
+// remove gives the address back. The loop keeps the object while a VM runs with
+// it, and so does this keep the address.
+func (r *Reconciler) remove(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (reconcile.Result, error) {
+	told, err := netip.ParseAddr(ip.GetStatus().GetAddress())
+	if resource.Held(ip) {
+		o := observation{}
+		if err == nil {
+			o, _ = r.keep(ip, told)
+		}
+		return reconcile.Result{Status: r.status(ip, o)}, nil
+	}
+	owner := Owner(ip)
+	// First off the network: the next guest with this address must find it free.
+	if err := r.Ports.Unplug(ctx, owner.UID); err != nil {
+		return reconcile.Result{}, err
+	}
+	if err == nil {
+		if err := r.Leases.Release(ctx, owner, told); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	found, taken, err := r.Leases.Find(owner)
+	if err == nil && taken {
+		err = r.Leases.Release(ctx, owner, found)
+	}
+	return reconcile.Result{Finalized: err == nil}, err
+}
+
+// Owner is a VirtualMachineIPAddress as its lease names it.
+func Owner(ip *networkv1.VirtualMachineIPAddress) lease.Owner {
+	meta := ip.GetMetadata()
+	return lease.Owner{Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid()}
+}
+
+// Machine returns the VM that has the address, one that runs with it before one
+// that only refers to it; nil if there is none.
+func Machine(ip *networkv1.VirtualMachineIPAddress) *metav1.Holder {
+	var machine *metav1.Holder
+	for _, holder := range ip.GetMetadata().GetHolders() {
+		if holder.GetKind() == machineKind && (machine == nil || holder.GetActive()) {
+			machine = holder
+		}
+	}
+	return machine
+}

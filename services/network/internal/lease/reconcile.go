@@ -1,0 +1,109 @@
+package lease
+
+import (
+	"context"
+	"time"
+
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/reconcile"
+	"orlop.dev/kit/reconcile/condition"
+	"orlop.dev/kit/resource"
+	"orlop.dev/services/network/internal/address"
+)
+
+const typeBound = "Bound"
+
+// Claimant is a VirtualMachineIPAddress as its lease sees it.
+type Claimant struct {
+	UID string
+	// Address that it says it has; empty if it has not decided yet.
+	Address string
+}
+
+// Reconciler looks after leases: one whose owner is gone is released, one that
+// was released long enough ago is deleted.
+type Reconciler struct {
+	Book *Book
+	// Claimant finds the VirtualMachineIPAddress of that name; false if there is
+	// none.
+	Claimant func(key resource.Key) (Claimant, bool, error)
+	Now      func() time.Time
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *Reconciler) Reconcile(ctx context.Context, l *networkv1.VirtualMachineIPAddressLease) (reconcile.Result, error) {
+	owned, err := r.owned(l)
+	switch {
+	case err != nil:
+		return reconcile.Result{}, err
+	case owned:
+		return reconcile.Result{Status: r.status(l, true)}, nil
+	case resource.Terminating(l):
+		return reconcile.Result{Status: r.status(l, false), Finalized: true}, nil
+	}
+	wait, err := r.expire(ctx, l)
+	return reconcile.Result{Status: r.status(l, false), After: wait}, err
+}
+
+// owned reports whether the one that the lease names is there and means it.
+func (r *Reconciler) owned(l *networkv1.VirtualMachineIPAddressLease) (bool, error) {
+	key, named := OwnerKey(l)
+	if !named {
+		return false, nil
+	}
+	claimant, found, err := r.Claimant(key)
+	if err != nil || !found {
+		return false, err
+	}
+	at, err := address.ParseLeaseName(l.GetMetadata().GetName())
+	if err != nil {
+		return false, nil
+	}
+	owner := Owner{Namespace: key.Namespace, Name: key.Name, UID: claimant.UID}
+	return owner.owns(l) && (claimant.Address == "" || claimant.Address == at.String()), nil
+}
+
+// expire brings a lease that nobody has nearer to its end, and says when to look
+// again.
+func (r *Reconciler) expire(ctx context.Context, l *networkv1.VirtualMachineIPAddressLease) (time.Duration, error) {
+	now, err := r.Book.now()
+	if err != nil {
+		return 0, err
+	}
+	version := l.GetMetadata().GetResourceVersion()
+	_, named := OwnerKey(l)
+	released, stamped := parseInstant(l.GetMetadata().GetAnnotations()[releasedAnnotation])
+	passed, known := now.elapsed(released)
+	switch {
+	case named, !stamped, !known:
+		// Its owner went without a word, or the machine was booted since: the time
+		// begins now, as it may only be longer.
+		return Retention, r.Book.release(ctx, resource.KeyOf(l), func(present *networkv1.VirtualMachineIPAddressLease) bool {
+			return present.GetMetadata().GetResourceVersion() == version
+		})
+	case passed < Retention:
+		return Retention - passed, nil
+	}
+	_, err = r.Book.store.Delete(ctx, resource.KeyOf(l), resource.Preconditions{ResourceVersion: version})
+	if fault.Is(err, fault.NotFound, fault.Stale) {
+		return 0, nil // it is gone, or taken again: both wake the loop
+	}
+	return 0, err
+}
+
+// status says what was observed.
+func (r *Reconciler) status(l *networkv1.VirtualMachineIPAddressLease, owned bool) *networkv1.VirtualMachineIPAddressLeaseStatus {
+	meta := l.GetMetadata()
+	list := condition.List{Old: l.GetStatus().GetConditions(), Generation: meta.GetGeneration(), Now: r.Now()}
+	status := &networkv1.VirtualMachineIPAddressLeaseStatus{ObservedGeneration: meta.GetGeneration()}
+	if owned {
+		status.Phase = networkv1.LeasePhase_Bound
+		list.True(typeBound, "Bound", "")
+	} else {
+		status.Phase = networkv1.LeasePhase_Released
+		list.False(typeBound, "Released", "The address is kept for its namespace for "+Retention.String()+" after it was given back.")
+	}
+	status.Conditions = list.Conditions()
+	return status
+}

@@ -1,0 +1,91 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource"
+	"orlop.dev/services/vm/internal/console"
+)
+
+const consoleBuffer = 16 << 10
+
+// errHungUp ends a console session whose caller left.
+var errHungUp = errors.New("the caller hung up")
+
+// AttachConsole implements vmv1.VirtualMachineServiceServer.
+func (s *Service) AttachConsole(stream grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	vm, err := s.machines.Get(resource.Key{Namespace: first.GetNamespace(), Name: first.GetName()})
+	if err != nil {
+		return err
+	}
+	line, err := s.engine.Console(stream.Context(), vm.GetMetadata().GetUid())
+	if err != nil {
+		return err
+	}
+	viewer, err := line.Attach()
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(stream.Context())
+	// Closing the viewer ends both directions.
+	stop := context.AfterFunc(ctx, func() { _ = viewer.Close() })
+	defer stop()
+	group.Go(func() error { return show(stream, viewer) })
+	group.Go(func() error { return enter(stream, viewer, first.GetInput()) })
+	err = group.Wait()
+	if errors.Is(err, errHungUp) {
+		return nil
+	}
+	return err
+}
+
+// show sends what the guest prints.
+func show(stream grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse], viewer *console.Viewer) error {
+	buffer := make([]byte, consoleBuffer)
+	for {
+		n, err := viewer.Read(buffer)
+		if n > 0 {
+			if err := stream.Send(&vmv1.AttachConsoleResponse{Output: buffer[:n]}); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return fault.New(fault.NotReady, "VirtualMachineNotRunning", "the VM stopped")
+		case errors.Is(err, console.ErrSlow):
+			return fault.Wrap(err, fault.Exhausted, "ConsoleTooSlow", "the guest prints faster than this console can show")
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// enter types what the caller sends.
+func enter(stream grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse], viewer *console.Viewer, input []byte) error {
+	for {
+		if len(input) > 0 {
+			if _, err := viewer.Write(input); err != nil && !errors.Is(err, console.ErrDisconnected) {
+				return err
+			}
+		}
+		request, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errHungUp
+		}
+		if err != nil {
+			return err
+		}
+		input = request.GetInput()
+	}
+}

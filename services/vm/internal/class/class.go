@@ -1,0 +1,154 @@
+// Package class has the rules of a VirtualMachineClass: which processor its VMs
+// see, which sizes they may have, on which nodes they run.
+//
+// It must not know any VM but by its spec.
+package class
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/reconcile"
+	"orlop.dev/kit/reconcile/condition"
+	"orlop.dev/services/vm/internal/node"
+)
+
+const typeReady = "Ready"
+
+// Shipped are the classes that every installation has.
+func Shipped() []*vmv1.VirtualMachineClass {
+	class := func(name string, cpu *vmv1.ClassCPU) *vmv1.VirtualMachineClass {
+		return &vmv1.VirtualMachineClass{
+			Metadata: &metav1.ObjectMeta{Name: name},
+			Spec:     &vmv1.VirtualMachineClassSpec{Cpu: cpu},
+		}
+	}
+	return []*vmv1.VirtualMachineClass{
+		class("generic", &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Model, Model: "Nehalem"}),
+		class("host", &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Host}),
+	}
+}
+
+// CPUModel is the processor that QEMU shows to VMs of a class, in QEMU's words;
+// an empty name stands for the best that the accelerator gives.
+func CPUModel(class *vmv1.VirtualMachineClass) (model string, features []string) {
+	switch cpu := class.GetSpec().GetCpu(); cpu.GetType() {
+	case vmv1.ClassCPUType_Model:
+		return cpu.GetModel(), nil
+	case vmv1.ClassCPUType_Features:
+		return "", cpu.GetFeatures()
+	default:
+		return "", nil
+	}
+}
+
+// Reconciler keeps the statuses of classes.
+type Reconciler struct {
+	Nodes []node.Node
+	// InUse counts the VMs of a class.
+	InUse func(name string) int
+	Now   func() time.Time
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *Reconciler) Reconcile(_ context.Context, class *vmv1.VirtualMachineClass) (reconcile.Result, error) {
+	meta := class.GetMetadata()
+	users := r.InUse(meta.GetName())
+	deleting := meta.GetDeletionTimestamp() != nil
+	if deleting && users == 0 {
+		return reconcile.Result{Finalized: true}, nil
+	}
+	nodes, err := Nodes(class, r.Nodes)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	list := condition.List{Old: class.GetStatus().GetConditions(), Generation: meta.GetGeneration(), Now: r.Now()}
+	status := &vmv1.VirtualMachineClassStatus{
+		Phase: vmv1.ClassPhase_Ready, ObservedGeneration: meta.GetGeneration(), MaxAllocatableResources: largest(nodes),
+	}
+	for _, n := range nodes {
+		status.AvailableNodes = append(status.AvailableNodes, n.Name)
+	}
+	switch discovery := class.GetSpec().GetCpu().GetType() == vmv1.ClassCPUType_Discovery; {
+	case discovery:
+		status.Phase = vmv1.ClassPhase_Pending
+		list.False(typeReady, "NotSupported", "spec.cpu.type Discovery is not supported yet")
+	case len(nodes) == 0:
+		status.Phase = vmv1.ClassPhase_Pending
+		list.False(typeReady, "NoSuitableNodesFound", "No node matches spec.nodeSelector.")
+	default:
+		list.True(typeReady, "SuitableNodesFound", "")
+	}
+	if deleting {
+		status.Phase = vmv1.ClassPhase_Terminating
+		list.True("InUse", "VirtualMachineClassInUse", fmt.Sprintf("%d VMs use the class.", users))
+	}
+	status.Conditions = list.Conditions()
+	return reconcile.Result{Status: status}, nil
+}
+
+// Admit refuses overlapping ranges of cores.
+func Admit(_ context.Context, _, class *vmv1.VirtualMachineClass) error {
+	policies := class.GetSpec().GetSizingPolicies()
+	for i, a := range policies {
+		for j, b := range policies[:i] {
+			if a.GetCores().GetMin() <= b.GetCores().GetMax() && b.GetCores().GetMin() <= a.GetCores().GetMax() {
+				return fault.Refuse(fmt.Sprintf("spec.sizingPolicies[%d].cores", i), "FieldValueInvalid",
+					"overlaps with spec.sizingPolicies[%d].cores", j)
+			}
+		}
+	}
+	return nil
+}
+
+// Nodes are those of all that VMs of the class may run on.
+func Nodes(class *vmv1.VirtualMachineClass, all []node.Node) ([]node.Node, error) {
+	selector, err := selectorOf(class.GetSpec().GetNodeSelector())
+	if err != nil {
+		return nil, err
+	}
+	var nodes []node.Node
+	for _, n := range all {
+		if selector.Matches(labels.Set(n.Labels)) {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes, nil
+}
+
+func selectorOf(from *vmv1.ClassNodeSelector) (labels.Selector, error) {
+	selector := labels.SelectorFromSet(from.GetMatchLabels())
+	operators := map[string]selection.Operator{
+		string(corev1.NodeSelectorOpIn): selection.In, string(corev1.NodeSelectorOpNotIn): selection.NotIn,
+		string(corev1.NodeSelectorOpExists): selection.Exists, string(corev1.NodeSelectorOpDoesNotExist): selection.DoesNotExist,
+		string(corev1.NodeSelectorOpGt): selection.GreaterThan, string(corev1.NodeSelectorOpLt): selection.LessThan,
+	}
+	for i, expression := range from.GetMatchExpressions() {
+		requirement, err := labels.NewRequirement(expression.GetKey(), operators[expression.GetOperator()], expression.GetValues())
+		if err != nil {
+			return nil, fault.Refuse(fmt.Sprintf("spec.nodeSelector.matchExpressions[%d]", i), "FieldValueInvalid", "%v", err)
+		}
+		selector = selector.Add(*requirement)
+	}
+	return selector, nil
+}
+
+func largest(nodes []node.Node) map[string]string {
+	if len(nodes) == 0 {
+		return nil
+	}
+	most := nodes[0]
+	for _, n := range nodes[1:] {
+		most.MilliCPU = max(most.MilliCPU, n.MilliCPU)
+		most.MemoryBytes = max(most.MemoryBytes, n.MemoryBytes)
+	}
+	return most.Allocatable()
+}

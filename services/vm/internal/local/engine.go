@@ -1,0 +1,218 @@
+// Package local runs VMs on this machine: it is the engine that turns a VM's
+// instance into a QEMU process with its seed, and its guest's agent into facts.
+//
+// It must not know policies, nor where disks and addresses come from.
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"orlop.dev/kit/fault"
+	"orlop.dev/services/vm/internal/console"
+	"orlop.dev/services/vm/internal/machine"
+	"orlop.dev/services/vm/internal/qemu"
+)
+
+// Options say where an engine keeps what it needs.
+type Options struct {
+	// Dir holds run folders and seeds.
+	Dir string
+	// DiskRoots are the folders in which disks may have their backing files.
+	DiskRoots []string
+	Host      qemu.Host
+	// Changed is told that an instance changed, by the UID of its VM. It must not
+	// block.
+	Changed func(uid string)
+	Logger  *slog.Logger
+}
+
+// Engine implements machine.Engine.
+type Engine struct {
+	qemu    *qemu.Engine
+	seeds   string
+	changed func(uid string)
+	logger  *slog.Logger
+
+	// Agents are watched until Close.
+	life    context.Context
+	end     context.CancelFunc
+	watches sync.WaitGroup
+
+	mu     sync.Mutex
+	agents map[string]*agentWatch
+}
+
+// New opens an engine. Guests of an earlier process are found when they are
+// looked at.
+func New(opts Options) (*Engine, error) {
+	seeds := filepath.Join(opts.Dir, "seeds")
+	if err := os.MkdirAll(seeds, 0o700); err != nil {
+		return nil, err
+	}
+	life, end := context.WithCancel(context.Background())
+	e := &Engine{
+		seeds: seeds, changed: opts.Changed, logger: opts.Logger,
+		life: life, end: end, agents: map[string]*agentWatch{},
+	}
+	var err error
+	e.qemu, err = qemu.New(qemu.Options{
+		Folder: filepath.Join(opts.Dir, "machines"), Host: opts.Host, DiskRoots: opts.DiskRoots, Log: opts.Logger,
+		Notify: func(event qemu.Event) { e.changed(event.Machine) },
+	})
+	if err != nil {
+		end()
+		return nil, err
+	}
+	return e, nil
+}
+
+// Close lets go of all guests; they run on.
+func (e *Engine) Close() {
+	e.end()
+	e.watches.Wait()
+	e.qemu.Close()
+}
+
+// Start implements machine.Engine.
+func (e *Engine) Start(ctx context.Context, instance machine.Instance) error {
+	seed, err := e.writeSeed(instance)
+	if err != nil {
+		return err
+	}
+	m, err := machineOf(instance, seed)
+	if err != nil {
+		return err
+	}
+	process, err := e.qemu.Start(ctx, m)
+	if err != nil {
+		return startFault(err)
+	}
+	e.watch(instance.UID, process)
+	return nil
+}
+
+func startFault(err error) error {
+	var start *qemu.StartError
+	switch {
+	case errors.Is(err, qemu.ErrInvalid), errors.Is(err, qemu.ErrUnsafe):
+		return fault.Wrap(err, fault.Invalid, "InternalVirtualMachineError", "QEMU can't run this VM: %v", err)
+	case errors.As(err, &start):
+		return fault.Wrap(err, fault.Transient, "InternalVirtualMachineError", "QEMU did not start: %s", start.Stderr)
+	}
+	return err
+}
+
+// Look implements machine.Engine.
+func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
+	process, err := e.qemu.Find(ctx, uid)
+	if errors.Is(err, qemu.ErrNotFound) {
+		return machine.Sight{State: machine.Absent}, nil
+	}
+	if err != nil {
+		return machine.Sight{}, unresponsive(err)
+	}
+	state, err := process.State(ctx)
+	if err != nil {
+		return machine.Sight{}, unresponsive(err)
+	}
+	sight := machine.Sight{QEMU: e.qemu.Host().Version.String()}
+	if state == qemu.StateGone {
+		sight.State, err = stateOfEnding(process)
+		return sight, err
+	}
+	sight.State = stateOf(state)
+	if sight.State == machine.Running {
+		sight.Agent = e.watch(uid, process).report()
+	}
+	return sight, nil
+}
+
+func unresponsive(err error) error {
+	return fault.Wrap(err, fault.Transient, "InternalVirtualMachineError", "QEMU does not answer now")
+}
+
+func stateOf(state qemu.State) machine.State {
+	switch state {
+	case qemu.StateRunning:
+		return machine.Running
+	case qemu.StatePaused, qemu.StateIOError:
+		return machine.Paused
+	case qemu.StateShutdown:
+		return machine.Shutdown
+	case qemu.StatePanicked, qemu.StateFailed:
+		return machine.Panicked
+	}
+	// A start that was cut short: Start finishes it, or begins again.
+	return machine.Absent
+}
+
+func stateOfEnding(process *qemu.Process) (machine.State, error) {
+	ending, err := process.Ending()
+	switch ending {
+	case qemu.EndingShutdown:
+		return machine.Shutdown, err
+	case qemu.EndingPanicked:
+		return machine.Panicked, err
+	case qemu.EndingCrashed, qemu.EndingHost:
+		return machine.Crashed, err
+	}
+	return machine.Absent, err
+}
+
+// Powerdown implements machine.Engine.
+func (e *Engine) Powerdown(ctx context.Context, uid string) error {
+	process, err := e.qemu.Find(ctx, uid)
+	if err == nil {
+		err = process.Powerdown(ctx)
+	}
+	if errors.Is(err, qemu.ErrNotFound) || errors.Is(err, qemu.ErrGone) {
+		return nil
+	}
+	return err
+}
+
+// Kill implements machine.Engine.
+func (e *Engine) Kill(ctx context.Context, uid string) error {
+	if err := e.qemu.Kill(ctx, uid); err != nil {
+		return err
+	}
+	e.unwatch(uid)
+	if err := e.qemu.Remove(ctx, uid); err != nil {
+		return err
+	}
+	if err := os.Remove(e.seedPath(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Console is the serial line of a running instance, shared among viewers.
+// Class NotReady where there is none.
+func (e *Engine) Console(ctx context.Context, uid string) (*console.Console, error) {
+	process, err := e.qemu.Find(ctx, uid)
+	if errors.Is(err, qemu.ErrNotFound) {
+		return nil, fault.New(fault.NotReady, "VirtualMachineNotRunning", "the VM does not run: there is no console")
+	}
+	if err != nil {
+		return nil, unresponsive(err)
+	}
+	select {
+	case <-process.Gone():
+		return nil, fault.New(fault.NotReady, "VirtualMachineNotRunning", "the VM does not run: there is no console")
+	default:
+		return process.Console(), nil
+	}
+}
+
+const (
+	agentPoll    = 2 * time.Second
+	agentRefresh = time.Minute
+	agentTimeout = 10 * time.Second
+)

@@ -1,0 +1,109 @@
+package local
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+	"orlop.dev/services/vm/internal/cloudinit"
+	"orlop.dev/services/vm/internal/machine"
+	"orlop.dev/services/vm/internal/qemu"
+)
+
+// machineOf is an instance in QEMU's words.
+func machineOf(instance machine.Instance, seed string) (qemu.Machine, error) {
+	network, err := networkOf(instance.Port)
+	if err != nil {
+		return qemu.Machine{}, err
+	}
+	devices := qemu.DevicesEmulated
+	if instance.Paravirtualized {
+		devices = qemu.DevicesVirtio
+	}
+	m := qemu.Machine{
+		ID: instance.UID, Name: instance.Namespace + "/" + instance.Name,
+		CPU: qemu.CPU{
+			Model: instance.CPUModel, Features: instance.CPUFeatures,
+			Sockets: int(instance.Topology.GetSockets()), CoresPerSocket: int(instance.Topology.GetCoresPerSocket()),
+		},
+		MemoryBytes: instance.MemoryBytes, Firmware: qemu.FirmwareBIOS, Devices: devices,
+		SeedPath: seed, Network: network,
+	}
+	for i, device := range instance.Devices {
+		m.Disks = append(m.Disks, diskOf(device, i+1))
+	}
+	return m, nil
+}
+
+func diskOf(device machine.Device, bootIndex int) qemu.Disk {
+	sum := sha256.Sum256([]byte(device.ID))
+	name := hex.EncodeToString(sum[:10])
+	disk := qemu.Disk{
+		ID: "d" + name[:12], Serial: name, Path: device.Path, Format: qemu.Format(device.Format),
+		Medium: qemu.MediumDisk, ReadOnly: device.ReadOnly, BootIndex: bootIndex,
+	}
+	if device.CDROM {
+		disk.Medium = qemu.MediumCDROM
+	}
+	return disk
+}
+
+func networkOf(port *networkv1.Port) (qemu.Network, error) {
+	network := qemu.Network{MAC: port.GetMacAddress()}
+	if port.GetMode() == networkv1.PortMode_Tap {
+		network.Mode, network.Tap, network.Namespace = qemu.NetworkTap, port.GetTap(), port.GetNetworkNamespace()
+		return network, nil
+	}
+	user, err := userNetworkOf(port)
+	network.Mode, network.User = qemu.NetworkUser, user
+	return network, err
+}
+
+func userNetworkOf(port *networkv1.Port) (*qemu.UserNetwork, error) {
+	prefix, err := netip.ParsePrefix(port.GetAddress())
+	if err != nil {
+		return nil, fmt.Errorf("address of the port: %w", err)
+	}
+	user := &qemu.UserNetwork{Subnet: prefix.Masked(), Guest: prefix.Addr()}
+	if user.Gateway, err = netip.ParseAddr(port.GetGateway()); err != nil {
+		return nil, fmt.Errorf("gateway of the port: %w", err)
+	}
+	if servers := port.GetNameServers(); len(servers) > 0 {
+		if user.DNS, err = netip.ParseAddr(servers[0]); err != nil {
+			return nil, fmt.Errorf("name server of the port: %w", err)
+		}
+	}
+	for _, forwarded := range port.GetForwardedPorts() {
+		host, err := netip.ParseAddrPort(forwarded.GetHost())
+		if err != nil {
+			return nil, fmt.Errorf("forwarded port: %w", err)
+		}
+		user.Forward = append(user.Forward, qemu.Forward{Host: host, GuestPort: uint16(forwarded.GetGuestPort())})
+	}
+	return user, nil
+}
+
+func (e *Engine) seedPath(uid string) string { return filepath.Join(e.seeds, uid+".iso") }
+
+// writeSeed writes what cloud-init reads, and returns its path; none where the
+// VM has no provisioning. The address comes by DHCP, so that it is right at
+// every boot and not at the first alone.
+func (e *Engine) writeSeed(instance machine.Instance) (string, error) {
+	if instance.UserData == nil {
+		return "", nil
+	}
+	mac, err := net.ParseMAC(instance.Port.GetMacAddress())
+	if err != nil {
+		return "", fmt.Errorf("MAC address of the port: %w", err)
+	}
+	seed := cloudinit.Seed{
+		InstanceID: instance.UID, LocalHostname: instance.Name, UserData: instance.UserData,
+		Network: []cloudinit.Interface{{MAC: mac, DHCP4: true}},
+	}
+	path := e.seedPath(instance.UID)
+	return path, cloudinit.Write(path, seed)
+}

@@ -1,0 +1,112 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/services/vm/internal/class"
+)
+
+const (
+	invalid   = "FieldValueInvalid"
+	forbidden = "FieldValueForbidden"
+
+	apiGroup        = "virtualization.deckhouse.io"
+	minMemoryBytes  = 32 * mebibyte
+	notSupportedYet = "is not supported yet"
+)
+
+// Admit refuses what the schema can't know to be wrong.
+func (r *Reconciler) Admit(_ context.Context, old, vm *vmv1.VirtualMachine) error {
+	if vm == nil {
+		return nil
+	}
+	if old != nil && proto.Equal(old.GetSpec(), vm.GetSpec()) {
+		return admitMetadata(old, vm)
+	}
+	if old != nil && old.GetMetadata().GetDeletionTimestamp() != nil {
+		return fault.Refuse("spec", forbidden, "the VM is being deleted and can't be changed")
+	}
+	for _, check := range []error{
+		admitMetadata(old, vm), checkCores(vm.GetSpec().GetCpu().GetCores()), admitMemory(vm.GetSpec()),
+		admitDevices(vm.GetSpec()), admitSupported(vm.GetSpec()), r.admitSize(vm.GetSpec()),
+	} {
+		if check != nil {
+			return check
+		}
+	}
+	return nil
+}
+
+// admitMetadata keeps people from using the platform's own keys; what an older
+// version let in stays.
+func admitMetadata(old, vm *vmv1.VirtualMachine) error {
+	for field, maps := range map[string][2]map[string]string{
+		"metadata.labels":      {old.GetMetadata().GetLabels(), vm.GetMetadata().GetLabels()},
+		"metadata.annotations": {old.GetMetadata().GetAnnotations(), vm.GetMetadata().GetAnnotations()},
+	} {
+		for key := range maps[1] {
+			if _, had := maps[0][key]; !had && strings.Contains(key, apiGroup) {
+				return fault.Refuse(field, forbidden, "key %q is reserved: keys must not contain %s", key, apiGroup)
+			}
+		}
+	}
+	return nil
+}
+
+func admitMemory(spec *vmv1.VirtualMachineSpec) error {
+	const path = "spec.memory.size"
+	size, err := resource.ParseQuantity(spec.GetMemory().GetSize())
+	if err != nil {
+		return fault.Refuse(path, invalid, "%q is no quantity, such as 1Gi", spec.GetMemory().GetSize())
+	}
+	if bytes, exact := size.AsInt64(); !exact || bytes < minMemoryBytes {
+		return fault.Refuse(path, invalid, "must be at least %dMi, not %s", minMemoryBytes/mebibyte, spec.GetMemory().GetSize())
+	}
+	return nil
+}
+
+func admitDevices(spec *vmv1.VirtualMachineSpec) error {
+	seen := map[string]int{}
+	for i, ref := range spec.GetBlockDeviceRefs() {
+		if first, twice := seen[describe(ref)]; twice {
+			return fault.Refuse(fmt.Sprintf("spec.blockDeviceRefs[%d]", i), "FieldValueDuplicate",
+				"%s is there already, as spec.blockDeviceRefs[%d]", describe(ref), first)
+		}
+		seen[describe(ref)] = i
+	}
+	return nil
+}
+
+// admitSupported refuses by name what nothing honours yet.
+func admitSupported(spec *vmv1.VirtualMachineSpec) error {
+	switch {
+	case spec.GetBootloader() > vmv1.Bootloader_BIOS:
+		return fault.Refuse("spec.bootloader", forbidden, "%s %s: use BIOS", spec.GetBootloader(), notSupportedYet)
+	case spec.GetOsType() > vmv1.OSType_Generic:
+		return fault.Refuse("spec.osType", forbidden, "%s %s: use Generic", spec.GetOsType(), notSupportedYet)
+	case len(spec.GetTopologySpreadConstraints()) > 0:
+		return fault.Refuse("spec.topologySpreadConstraints", forbidden, notSupportedYet)
+	case spec.GetPriorityClassName() != "":
+		return fault.Refuse("spec.priorityClassName", forbidden, notSupportedYet)
+	}
+	return nil
+}
+
+func (r *Reconciler) admitSize(spec *vmv1.VirtualMachineSpec) error {
+	found, exists := r.Classes.Class(spec.GetVirtualMachineClassName())
+	if !exists {
+		return nil // it may come later; the VM waits for it
+	}
+	if mismatch := class.Mismatch(found, spec); mismatch != "" {
+		return fault.Refuse("spec", "SizingPolicyNotMatched", "class %s does not allow this size: %s",
+			spec.GetVirtualMachineClassName(), mismatch)
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+package machine
+
+import (
+	"fmt"
+
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/reconcile/condition"
+)
+
+// conditions are the guide's, in the order in which a start needs them.
+func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase vmv1.VirtualMachinePhase_Value) []*metav1.Condition {
+	list := condition.List{
+		Old: vm.GetStatus().GetConditions(), Generation: vm.GetMetadata().GetGeneration(), Now: r.Now(),
+	}
+	dependency(&list, "VirtualMachineClassReady", "VirtualMachineClassReady", o.classProblem)
+	dependency(&list, "SizingPolicyMatched", "SizingPolicyMatched", o.sizingProblem)
+	dependency(&list, "BlockDevicesReady", "BlockDevicesReady", o.devicesProblem)
+	dependency(&list, "ProvisioningReady", "ProvisioningReady", o.provisioningProblem)
+	dependency(&list, "VirtualMachineIPAddressReady", "VirtualMachineIPAddressReady", o.addressProblem)
+	running(&list, o, phase)
+	if o.sight.Agent != nil {
+		list.True("AgentReady", "AgentReady", "The guest agent is version "+o.sight.Agent.Version+".")
+	} else {
+		list.False("AgentReady", "AgentNotReady", "The guest agent does not answer; see \"Agent Installation\" in the guide.")
+	}
+	configuration(&list, o)
+	list.False("Migratable", "VirtualMachineNotMigratable", "Live migration is not supported yet.")
+	list.True("FirmwareUpToDate", "FirmwareUpToDate", "")
+	return list.Conditions()
+}
+
+func dependency(list *condition.List, name, reason string, p *problem) {
+	if p != nil {
+		list.False(name, p.reason, p.message)
+		return
+	}
+	list.True(name, reason, "")
+}
+
+func running(list *condition.List, o *observation, phase vmv1.VirtualMachinePhase_Value) {
+	const name, not = "Running", "VirtualMachineNotRunning"
+	switch {
+	case phase == vmv1.VirtualMachinePhase_Running:
+		list.True(name, "VirtualMachineRunning", "")
+	case o.startProblem != nil:
+		list.False(name, o.startProblem.reason, o.startProblem.message)
+	case o.sight.State == Paused:
+		list.False(name, not, "The guest stands still: storage may be full. It goes on when there is space again.")
+	case o.again > 0 && phase == vmv1.VirtualMachinePhase_Starting && o.record.NotBefore != nil:
+		list.False(name, not, fmt.Sprintf("The guest ended early and is started again in %s.", o.again.Round(1e9)))
+	default:
+		list.False(name, not, "")
+	}
+}
+
+func configuration(list *condition.List, o *observation) {
+	if len(o.changes) == 0 {
+		list.True("ConfigurationApplied", "ConfigurationApplied", "")
+		list.False("AwaitingRestartToApplyConfiguration", "NoNeedRestart", "")
+		return
+	}
+	list.False("ConfigurationApplied", "ConfigurationNotApplied", "Changes wait for a restart.")
+	list.True("AwaitingRestartToApplyConfiguration", "RestartAwaitingChangesExist",
+		"Restart the VM to apply its changes; status.restartAwaitingChanges lists them.")
+}

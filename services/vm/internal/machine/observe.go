@@ -1,0 +1,119 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/services/vm/internal/class"
+)
+
+const reasonNotSupported = "NotSupported"
+
+func (r *Reconciler) observe(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	uid := vm.GetMetadata().GetUid()
+	var err error
+	if o.record, err = r.Power.Get(ctx, uid); err != nil {
+		return err
+	}
+	if o.sight, err = r.Engine.Look(ctx, uid); err != nil {
+		return err
+	}
+	r.observeClass(vm, o)
+	r.observeDevices(vm, o)
+	o.provisioningProblem = provisioningProblem(vm.GetSpec())
+	if err := r.observeAddress(ctx, vm, o); err != nil {
+		return err
+	}
+	if o.sight.State.Alive() {
+		o.changes, err = changesSince(o.record.Applied, vm.GetSpec())
+	}
+	return err
+}
+
+func (r *Reconciler) observeClass(vm *vmv1.VirtualMachine, o *observation) {
+	name := vm.GetSpec().GetVirtualMachineClassName()
+	found := false
+	if o.class, found = r.Classes.Class(name); !found {
+		message := fmt.Sprintf("VirtualMachineClass %s does not exist.", name)
+		o.classProblem = &problem{"VirtualMachineClassNotReady", message}
+		o.sizingProblem = &problem{"VirtualMachineClassNotFound", message}
+		return
+	}
+	if o.class.GetStatus().GetPhase() != vmv1.ClassPhase_Ready {
+		o.classProblem = &problem{"VirtualMachineClassNotReady",
+			fmt.Sprintf("VirtualMachineClass %s is not Ready: %s", name, o.class.GetStatus().GetPhase())}
+	}
+	if mismatch := class.Mismatch(o.class, vm.GetSpec()); mismatch != "" {
+		o.sizingProblem = &problem{"SizingPolicyNotMatched", "Class " + name + " does not allow this size: " + mismatch}
+	}
+}
+
+func (r *Reconciler) observeDevices(vm *vmv1.VirtualMachine, o *observation) {
+	var waits []string
+	for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
+		state := r.Devices.State(ref, vm.GetMetadata().GetNamespace())
+		o.devices = append(o.devices, state)
+		switch {
+		case !state.Found:
+			waits = append(waits, describe(ref)+" does not exist")
+		case !state.Ready:
+			waits = append(waits, strings.TrimSuffix(describe(ref)+" is "+state.Phase+": "+state.Message, ": "))
+		case state.HeldBy != "" && state.HeldBy != vm.GetMetadata().GetName():
+			waits = append(waits, describe(ref)+" is in use by VirtualMachine "+state.HeldBy)
+		}
+	}
+	if len(waits) > 0 {
+		o.devicesProblem = &problem{"BlockDevicesNotReady", "Waits for block devices: " + strings.Join(waits, "; ")}
+	}
+}
+
+// observeAddress finds the VM's address, and makes one where the spec names
+// none and there is none.
+func (r *Reconciler) observeAddress(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	name := vm.GetSpec().GetVirtualMachineIpAddressName()
+	o.address = r.Addresses.Find(vm, name)
+	if o.address == nil && name == "" && vm.GetMetadata().GetDeletionTimestamp() == nil {
+		o.addressProblem = &problem{"VirtualMachineIPAddressNotReady", "An address is being made."}
+		return r.Addresses.Make(ctx, vm)
+	}
+	o.addressProblem = addressProblem(vm, o.address, name)
+	return nil
+}
+
+func addressProblem(vm *vmv1.VirtualMachine, address *networkv1.VirtualMachineIPAddress, name string) *problem {
+	if address == nil {
+		return &problem{"VirtualMachineIPAddressNotReady", fmt.Sprintf("VirtualMachineIPAddress %s does not exist.", name)}
+	}
+	name = address.GetMetadata().GetName()
+	for _, holder := range address.GetMetadata().GetHolders() {
+		if holder.GetUid() != vm.GetMetadata().GetUid() {
+			return &problem{"VirtualMachineIPAddressNotAvailable",
+				fmt.Sprintf("VirtualMachineIPAddress %s belongs to %s %s.", name, holder.GetKind(), holder.GetName())}
+		}
+	}
+	if address.GetStatus().GetAddress() != "" && address.GetStatus().GetPhase() != networkv1.IPAddressPhase_Pending {
+		return nil
+	}
+	message := fmt.Sprintf("VirtualMachineIPAddress %s has no address yet.", name)
+	for _, c := range address.GetStatus().GetConditions() {
+		if c.GetType() == "Bound" && c.GetMessage() != "" {
+			message = fmt.Sprintf("VirtualMachineIPAddress %s: %s", name, c.GetMessage())
+		}
+	}
+	return &problem{"VirtualMachineIPAddressNotReady", message}
+}
+
+func provisioningProblem(spec *vmv1.VirtualMachineSpec) *problem {
+	switch kind := spec.GetProvisioning().GetType(); kind {
+	case vmv1.ProvisioningType_UserDataRef, vmv1.ProvisioningType_SysprepRef:
+		return &problem{reasonNotSupported, fmt.Sprintf("spec.provisioning.type %s is not supported yet: use UserData.", kind)}
+	}
+	return nil
+}
+
+func describe(ref *vmv1.BlockDeviceRef) string {
+	return ref.GetKind().String() + " " + ref.GetName()
+}

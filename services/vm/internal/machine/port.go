@@ -1,0 +1,123 @@
+package machine
+
+import (
+	"context"
+	"time"
+
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+)
+
+// Engine runs guests. Instances are known by their VM's UID.
+type Engine interface {
+	// Start makes an instance run. Idempotent: one that runs is left as it is.
+	Start(ctx context.Context, instance Instance) error
+	// Look says how an instance is, and what its guest's agent last said.
+	Look(ctx context.Context, uid string) (Sight, error)
+	// Powerdown asks the guest to shut down. Repeating it is harmless.
+	Powerdown(ctx context.Context, uid string) error
+	// Kill ends an instance at once and forgets it. Idempotent.
+	Kill(ctx context.Context, uid string) error
+}
+
+// Instance is all that an engine needs to run a VM.
+type Instance struct {
+	UID, Namespace, Name string
+	CPUModel             string
+	CPUFeatures          []string
+	Topology             *vmv1.CPUTopology
+	MemoryBytes          int64
+	Paravirtualized      bool
+	// Devices in boot order.
+	Devices []Device
+	Port    *networkv1.Port
+	// UserData is handed to cloud-init as it is; nil for no seed at all.
+	UserData []byte
+}
+
+// Device is a disk or an image with its data.
+type Device struct {
+	// ID is the same for the same object over restarts.
+	ID       string
+	Path     string
+	Format   string
+	ReadOnly bool
+	CDROM    bool
+}
+
+// State is what an instance is doing.
+type State string
+
+// The states of an instance.
+const (
+	Absent   State = "Absent"   // there is none
+	Running  State = "Running"  // the guest runs
+	Paused   State = "Paused"   // stands still, for example for want of space
+	Shutdown State = "Shutdown" // the guest powered itself off
+	Panicked State = "Panicked" // the guest's kernel gave up
+	Crashed  State = "Crashed"  // the process ended without being told to
+)
+
+// Alive reports whether there is an instance that uses its devices.
+func (s State) Alive() bool { return s == Running || s == Paused || s == Shutdown || s == Panicked }
+
+// Sight is one look at an instance.
+type Sight struct {
+	State State
+	// Agent is what the guest's agent says, nil where it doesn't answer.
+	Agent *Agent
+	// QEMU is the version that runs the instance.
+	QEMU string
+}
+
+// Agent is what a guest says of itself. Not to be believed for a decision.
+type Agent struct {
+	Version string
+	OS      map[string]any
+	// Since is when the agent first answered.
+	Since time.Time
+}
+
+// Devices finds and claims disks and images.
+type Devices interface {
+	// State tells how far a device is.
+	State(ref *vmv1.BlockDeviceRef, namespace string) DeviceState
+	// Claim says that the holder uses the device, and where its data is.
+	Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *metav1.Holder) (Device, error)
+	// Release ends a claim. Idempotent.
+	Release(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *metav1.Holder) error
+	// Held lists the devices that the holder has claimed.
+	Held(holder *metav1.Holder) []HeldDevice
+}
+
+// DeviceState is a disk or an image as a VM sees it.
+type DeviceState struct {
+	Found, Ready bool
+	CDROM        bool
+	Size         string
+	// Phase and Message say what is waited for.
+	Phase, Message string
+	// HeldBy names another VM that runs with the disk; empty if none does.
+	HeldBy string
+}
+
+// HeldDevice is a claim on a device.
+type HeldDevice struct {
+	Ref *vmv1.BlockDeviceRef
+	// Active is true while the VM runs with the device.
+	Active bool
+}
+
+// Addresses finds, makes and claims IP addresses.
+type Addresses interface {
+	// Find returns the address of that name, or, where it is empty, the one that
+	// was made for the VM; nil if there is none.
+	Find(vm *vmv1.VirtualMachine, name string) *networkv1.VirtualMachineIPAddress
+	// Make makes an address for the VM, which goes with it. Idempotent.
+	Make(ctx context.Context, vm *vmv1.VirtualMachine) error
+	// Claim says that the holder uses the address, and how it is plugged in.
+	Claim(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) (*networkv1.Port, error)
+	// Release ends a claim. Idempotent.
+	Release(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) error
+}

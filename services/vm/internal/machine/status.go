@@ -1,0 +1,138 @@
+package machine
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+)
+
+// keptTransitions bounds status.stats.phasesTransitions.
+const keptTransitions = 10
+
+// status says what was observed. Of the old status it takes only times: since
+// when conditions hold, and when phases changed.
+func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.VirtualMachineStatus {
+	phase := phase(vm, o)
+	status := &vmv1.VirtualMachineStatus{
+		Phase:                       phase,
+		IpAddress:                   o.address.GetStatus().GetAddress(),
+		VirtualMachineIpAddressName: o.address.GetMetadata().GetName(),
+		BlockDeviceRefs:             deviceStatuses(vm, o),
+		Resources:                   resources(vm.GetSpec()),
+		Stats:                       r.stats(vm, o, phase),
+		Conditions:                  r.conditions(vm, o, phase),
+		ObservedGeneration:          vm.GetMetadata().GetGeneration(),
+	}
+	if o.sight.State.Alive() {
+		status.NodeName = o.record.Node
+		status.Versions = &vmv1.VirtualMachineVersions{Qemu: o.sight.QEMU}
+	}
+	if o.sight.Agent != nil {
+		// What can't be shown is not worth failing for: the guest wrote it.
+		status.GuestOsInfo, _ = structpb.NewStruct(o.sight.Agent.OS)
+	}
+	for _, c := range o.changes {
+		status.RestartAwaitingChanges = append(status.RestartAwaitingChanges, c.message())
+	}
+	return status
+}
+
+// phase sums up an observation (guide, "Virtual Machine Life Cycle").
+func phase(vm *vmv1.VirtualMachine, o *observation) vmv1.VirtualMachinePhase_Value {
+	deleting := vm.GetMetadata().GetDeletionTimestamp() != nil
+	wanted := wantsOn(vm.GetSpec().GetRunPolicy(), o.record)
+	switch {
+	case deleting:
+		return vmv1.VirtualMachinePhase_Terminating
+	case o.sight.State.Alive() && (!wanted || o.record.Restart != ""):
+		return vmv1.VirtualMachinePhase_Stopping
+	case o.sight.State == Paused:
+		return vmv1.VirtualMachinePhase_Pause
+	case o.sight.State == Running:
+		return vmv1.VirtualMachinePhase_Running
+	case !wanted:
+		return vmv1.VirtualMachinePhase_Stopped
+	case !o.dependenciesReady(), o.startProblem != nil:
+		return vmv1.VirtualMachinePhase_Pending
+	}
+	return vmv1.VirtualMachinePhase_Starting
+}
+
+func deviceStatuses(vm *vmv1.VirtualMachine, o *observation) []*vmv1.BlockDeviceStatus {
+	attached := o.sight.State.Alive()
+	names := targets{}
+	var statuses []*vmv1.BlockDeviceStatus
+	for i, ref := range vm.GetSpec().GetBlockDeviceRefs() {
+		device := o.devices[i]
+		status := &vmv1.BlockDeviceStatus{Kind: ref.GetKind(), Name: ref.GetName(), Size: &device.Size, Attached: &attached}
+		if attached {
+			status.Target = names.next(device.CDROM)
+		}
+		statuses = append(statuses, status)
+	}
+	return statuses
+}
+
+// targets names devices as the guest does: disks and CD-ROMs are counted apart.
+type targets struct{ disks, cdroms int }
+
+func (t *targets) next(cdrom bool) string {
+	if cdrom {
+		t.cdroms++
+		return "sr" + string(rune('0'+t.cdroms-1))
+	}
+	t.disks++
+	return "sd" + string(rune('a'+t.disks-1))
+}
+
+func resources(spec *vmv1.VirtualMachineSpec) *vmv1.VirtualMachineResources {
+	demand := demandOf(spec)
+	fraction := spec.GetCpu().GetCoreFraction()
+	if fraction == "" {
+		fraction = "100%"
+	}
+	return &vmv1.VirtualMachineResources{
+		Cpu: &vmv1.CPUResources{
+			Cores: spec.GetCpu().GetCores(), CoreFraction: fraction,
+			RequestedCores:  resource.NewMilliQuantity(demand.MilliCPU, resource.DecimalSI).String(),
+			RuntimeOverhead: "0", Topology: topology(spec.GetCpu().GetCores()),
+		},
+		Memory: &vmv1.MemoryResources{Size: spec.GetMemory().GetSize(), RuntimeOverhead: "0"},
+	}
+}
+
+func (r *Reconciler) stats(vm *vmv1.VirtualMachine, o *observation, phase vmv1.VirtualMachinePhase_Value) *vmv1.VirtualMachineStats {
+	old := vm.GetStatus().GetStats()
+	stats := &vmv1.VirtualMachineStats{LaunchTimeDuration: new(vmv1.LaunchTimeDuration)}
+	if old != nil {
+		stats = proto.CloneOf(old)
+		if stats.LaunchTimeDuration == nil {
+			stats.LaunchTimeDuration = new(vmv1.LaunchTimeDuration)
+		}
+	}
+	if n := len(stats.PhasesTransitions); n == 0 || stats.PhasesTransitions[n-1].GetPhase() != phase {
+		stats.PhasesTransitions = append(stats.PhasesTransitions, &vmv1.PhaseTransition{
+			Phase: phase, Timestamp: timestamppb.New(r.Now().Truncate(time.Second)),
+		})
+	}
+	stats.PhasesTransitions = stats.PhasesTransitions[max(0, len(stats.PhasesTransitions)-keptTransitions):]
+	if o.record.Started != nil && o.sight.State.Alive() {
+		stats.LastStartTime = timestamppb.New(o.record.Started.Truncate(time.Second))
+		stats.LaunchTimeDuration.WaitingForDependencies = seconds(o.record.Waited)
+		stats.LaunchTimeDuration.GuestOsAgentStarting = seconds(o.record.AgentAfter)
+	}
+	return stats
+}
+
+func seconds(d time.Duration) string {
+	if d <= 0 {
+		return ""
+	}
+	return d.Truncate(time.Second).String()
+}
+

@@ -1,0 +1,195 @@
+// Package operation has the rules of a VirtualMachineOperation: when it may be
+// done, what it asks of its VM, when it is done.
+//
+// It changes nothing but the VM's power record; package machine does the rest.
+package operation
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/reconcile"
+	"orlop.dev/kit/reconcile/condition"
+	"orlop.dev/kit/resource"
+	"orlop.dev/services/vm/internal/power"
+)
+
+// Machines finds VMs, and wakes what runs them.
+type Machines interface {
+	Machine(key resource.Key) (*vmv1.VirtualMachine, bool)
+	Wake(key resource.Key)
+}
+
+// Reconciler does operations.
+type Reconciler struct {
+	Machines Machines
+	Power    *power.Store
+	// Others lists the operations of a namespace.
+	Others func(namespace string) ([]*vmv1.VirtualMachineOperation, error)
+	Now    func() time.Time
+}
+
+// rule says when an operation may begin (api.md of the platform, B.4).
+type rule struct {
+	phases   []vmv1.VirtualMachinePhase_Value
+	policies []vmv1.RunPolicy_Value
+	progress string
+}
+
+func ruleOf(kind vmv1.OperationType_Value) rule {
+	manual := []vmv1.RunPolicy_Value{vmv1.RunPolicy_Manual, vmv1.RunPolicy_AlwaysOnUnlessStoppedManually}
+	up := []vmv1.VirtualMachinePhase_Value{
+		vmv1.VirtualMachinePhase_Running, vmv1.VirtualMachinePhase_Degraded,
+		vmv1.VirtualMachinePhase_Starting, vmv1.VirtualMachinePhase_Pause,
+	}
+	switch kind {
+	case vmv1.OperationType_Start:
+		down := []vmv1.VirtualMachinePhase_Value{vmv1.VirtualMachinePhase_Stopped, vmv1.VirtualMachinePhase_Stopping}
+		return rule{down, manual, "StartInProgress"}
+	case vmv1.OperationType_Stop:
+		return rule{append(up, vmv1.VirtualMachinePhase_Pending), manual, "StopInProgress"}
+	case vmv1.OperationType_Restart:
+		return rule{up, append(manual, vmv1.RunPolicy_AlwaysOn), "RestartInProgress"}
+	}
+	return rule{}
+}
+
+// Reconcile implements reconcile.Reconciler. Whether the operation was begun is
+// known from a mark on its VM's power record, whether it is done from the VM.
+func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOperation) (reconcile.Result, error) {
+	if op.GetMetadata().GetDeletionTimestamp() != nil {
+		return reconcile.Result{Finalized: true}, nil
+	}
+	if Finished(op) {
+		return reconcile.Result{}, nil
+	}
+	key := resource.Key{Namespace: op.GetMetadata().GetNamespace(), Name: op.GetSpec().GetVirtualMachineName()}
+	vm, found := r.Machines.Machine(key)
+	if !found {
+		return r.fail(op, "VirtualMachineNotFound", fmt.Sprintf("VirtualMachine %s does not exist.", key.Name))
+	}
+	record, err := r.Power.Get(ctx, vm.GetMetadata().GetUid())
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if record.Operation != op.GetMetadata().GetUid() {
+		return r.begin(ctx, op, vm)
+	}
+	if !done(op, vm, record) {
+		return r.progress(op), nil
+	}
+	return r.complete(op), nil
+}
+
+// begin checks whether the operation may be done, and tells the VM.
+func (r *Reconciler) begin(ctx context.Context, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine) (reconcile.Result, error) {
+	kind := op.GetSpec().GetType()
+	allowed := ruleOf(kind)
+	policy, phase := vm.GetSpec().GetRunPolicy(), vm.GetStatus().GetPhase()
+	switch {
+	case len(allowed.phases) == 0:
+		return r.fail(op, "NotSupported", fmt.Sprintf("Operations of type %s are not supported yet.", kind))
+	case !slices.Contains(allowed.policies, policy):
+		return r.fail(op, "NotApplicableForVirtualMachineRunPolicy",
+			fmt.Sprintf("%s does not apply to a VM with run policy %s.", kind, policy))
+	case !slices.Contains(allowed.phases, phase):
+		return r.fail(op, "NotApplicableForVirtualMachinePhase",
+			fmt.Sprintf("%s does not apply to a VM in phase %s.", kind, phase))
+	}
+	other, err := r.older(op)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if other != "" {
+		return r.fail(op, "OtherOperationsAreInProgress", fmt.Sprintf("Operation %s is not finished yet.", other))
+	}
+	if err := r.Power.Change(ctx, vm.GetMetadata().GetUid(), func(record *power.Record) { tell(record, op) }); err != nil {
+		return reconcile.Result{}, err
+	}
+	r.Machines.Wake(resource.KeyOf(vm))
+	return r.progress(op), nil
+}
+
+// tell writes the operation's wish, and its mark, in one step.
+func tell(record *power.Record, op *vmv1.VirtualMachineOperation) {
+	uid, on := op.GetMetadata().GetUid(), op.GetSpec().GetType() != vmv1.OperationType_Stop
+	if record.Operation == uid {
+		return
+	}
+	record.Operation, record.NotBefore = uid, nil
+	record.On, record.Force = &on, op.GetSpec().GetForce()
+	if op.GetSpec().GetType() == vmv1.OperationType_Restart {
+		record.Restart = uid
+	}
+}
+
+// done reports whether the VM is as the operation wants it.
+func done(op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine, record *power.Record) bool {
+	phase := vm.GetStatus().GetPhase()
+	switch op.GetSpec().GetType() {
+	case vmv1.OperationType_Stop:
+		return phase == vmv1.VirtualMachinePhase_Stopped
+	case vmv1.OperationType_Restart:
+		return record.Restart == "" && record.Node != "" && phase == vmv1.VirtualMachinePhase_Running
+	default:
+		return phase == vmv1.VirtualMachinePhase_Running
+	}
+}
+
+// older names an unfinished operation on the same VM that came first.
+func (r *Reconciler) older(op *vmv1.VirtualMachineOperation) (string, error) {
+	all, err := r.Others(op.GetMetadata().GetNamespace())
+	if err != nil {
+		return "", err
+	}
+	for _, other := range all {
+		same := other.GetSpec().GetVirtualMachineName() == op.GetSpec().GetVirtualMachineName()
+		if same && !Finished(other) && before(other.GetMetadata(), op.GetMetadata()) {
+			return other.GetMetadata().GetName(), nil
+		}
+	}
+	return "", nil
+}
+
+func before(a, b *metav1.ObjectMeta) bool {
+	at, bt := a.GetCreationTimestamp().AsTime(), b.GetCreationTimestamp().AsTime()
+	return at.Before(bt) || at.Equal(bt) && a.GetName() < b.GetName()
+}
+
+// Finished reports whether an operation is over: it is never done twice.
+func Finished(op *vmv1.VirtualMachineOperation) bool {
+	phase := op.GetStatus().GetPhase()
+	return phase == vmv1.OperationPhase_Completed || phase == vmv1.OperationPhase_Failed
+}
+
+func (r *Reconciler) fail(op *vmv1.VirtualMachineOperation, reason, message string) (reconcile.Result, error) {
+	return r.result(op, vmv1.OperationPhase_Failed, reason, message), nil
+}
+
+func (r *Reconciler) progress(op *vmv1.VirtualMachineOperation) reconcile.Result {
+	return r.result(op, vmv1.OperationPhase_InProgress, ruleOf(op.GetSpec().GetType()).progress, "")
+}
+
+func (r *Reconciler) complete(op *vmv1.VirtualMachineOperation) reconcile.Result {
+	return r.result(op, vmv1.OperationPhase_Completed, "OperationCompleted", "")
+}
+
+func (r *Reconciler) result(op *vmv1.VirtualMachineOperation, phase vmv1.OperationPhase_Value, reason, message string) reconcile.Result {
+	generation := op.GetMetadata().GetGeneration()
+	list := condition.List{Old: op.GetStatus().GetConditions(), Generation: generation, Now: r.Now()}
+	if phase == vmv1.OperationPhase_Completed {
+		list.True("Completed", reason, message)
+	} else {
+		list.False("Completed", reason, message)
+	}
+	if phase != vmv1.OperationPhase_Failed {
+		list.True("SignalSent", "SignalSentSuccess", "")
+	}
+	return reconcile.Result{Status: &vmv1.VirtualMachineOperationStatus{
+		Phase: phase, Conditions: list.Conditions(), ObservedGeneration: generation,
+	}}
+}

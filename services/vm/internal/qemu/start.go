@@ -1,0 +1,111 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// startTimeout bounds the time from launching QEMU to its first answer:
+// tenths of a second on an idle host, many seconds on a crowded one.
+const startTimeout = 60 * time.Second
+
+// Start makes the machine run, and returns when its guest has begun to. A
+// machine that already runs is left as it is and returned, even if m differs
+// (Process.Machine tells) and even if its guest has ended (Process.State
+// tells). A process left by a start that was cut short is finished, or killed
+// and started again if it doesn't answer. Start may be repeated after any
+// failure, also one of the daemon.
+//
+// Errors: ErrInvalid, ErrUnsafe and *StartError; ErrUnresponsive for a guest
+// that ran and whose process doesn't answer now: on a crowded host that passes,
+// and Kill is the caller's choice. Others are the host's.
+func (e *Engine) Start(ctx context.Context, m Machine) (*Process, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	done, err := e.turns.take(ctx, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	f := e.folderOf(m.ID)
+	p, err := e.find(ctx, m.ID)
+	if errors.Is(err, ErrUnresponsive) && !f.has(startedFile) {
+		p, err = nil, f.killAndWait(ctx, m.ID)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	if p != nil && !p.isGone() {
+		// It is wanted again: a Kill that was cut short is off.
+		return p, errors.Join(f.remove(endingFile), p.letGo(ctx))
+	}
+	return e.start(ctx, m)
+}
+
+// start makes a new process. The order is what makes a crash between any two
+// steps harmless: the record comes before the process, and the guest runs only
+// once the process was seen to be ours.
+func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
+	if m.Type == "" {
+		m.Type = e.host.MachineType
+	}
+	chains, err := e.resolve(m)
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	f := e.folderOf(m.ID)
+	if err := os.MkdirAll(string(f), 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := f.acquire()
+	if err != nil {
+		return nil, err
+	}
+	if lock == nil {
+		return nil, fmt.Errorf("%s: %w", m.ID, ErrRunning)
+	}
+	if err := f.write(recordFile, record{Machine: m, BootID: boot}); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	exited, err := e.launch(f, lock, m, chains)
+	if err != nil {
+		return nil, &StartError{Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	p, err := e.await(ctx, f, m, exited)
+	if err != nil {
+		// Whatever is half there must not hold the disks.
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+		defer cancel()
+		return nil, errors.Join(err, f.killAndWait(cleanup, m.ID))
+	}
+	return p, p.letGo(ctx)
+}
+
+func (e *Engine) resolve(m Machine) (Chains, error) {
+	chains := Chains{}
+	for _, d := range m.Disks {
+		layers, err := Layers(d.Path, d.Format, e.diskRoots)
+		if err != nil {
+			return nil, fmt.Errorf("disk %s: %w", d.ID, err)
+		}
+		chains[d.ID] = layers
+	}
+	if m.SeedPath != "" {
+		layers, err := Layers(m.SeedPath, FormatRaw, nil)
+		if err != nil {
+			return nil, fmt.Errorf("seed: %w", err)
+		}
+		chains[seedID] = layers
+	}
+	return chains, nil
+}

@@ -1,0 +1,119 @@
+package vm
+
+import (
+	"context"
+
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/resource"
+	"orlop.dev/services/vm/internal/operation"
+)
+
+// Class implements machine.Classes.
+func (s *Service) Class(name string) (*vmv1.VirtualMachineClass, bool) {
+	found, err := s.classes.Get(resource.Key{Name: name})
+	return found, err == nil
+}
+
+// Machine implements operation.Machines.
+func (s *Service) Machine(key resource.Key) (*vmv1.VirtualMachine, bool) {
+	found, err := s.machines.Get(key)
+	return found, err == nil
+}
+
+// Wake implements operation.Machines.
+func (s *Service) Wake(key resource.Key) { s.machines.loop.Trigger(key) }
+
+func (s *Service) allOperations(namespace string) ([]*vmv1.VirtualMachineOperation, error) {
+	return s.operations.All(namespace, nil)
+}
+
+func (s *Service) classUsers(name string) int {
+	count := 0
+	s.eachMachine("", func(vm *vmv1.VirtualMachine) {
+		if vm.GetSpec().GetVirtualMachineClassName() == name {
+			count++
+		}
+	})
+	return count
+}
+
+// eachMachine visits the VMs of a namespace, of all where it is empty. Before
+// the copy is complete there are none: the loops will see every VM anyway.
+func (s *Service) eachMachine(namespace string, visit func(*vmv1.VirtualMachine)) {
+	machines, err := s.machines.All(namespace, nil)
+	if err != nil {
+		return
+	}
+	for _, vm := range machines {
+		visit(vm)
+	}
+}
+
+// instanceChanged wakes the VM whose guest changed.
+func (s *Service) instanceChanged(uid string) {
+	s.eachMachine("", func(vm *vmv1.VirtualMachine) {
+		if vm.GetMetadata().GetUid() == uid {
+			s.machines.loop.Trigger(resource.KeyOf(vm))
+		}
+	})
+}
+
+// deviceChanged wakes the VMs that name a disk or an image.
+func (s *Service) deviceChanged(kind string, key resource.Key) {
+	s.eachMachine(key.Namespace, func(vm *vmv1.VirtualMachine) {
+		for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
+			if ref.GetKind().String() == kind && ref.GetName() == key.Name {
+				s.machines.loop.Trigger(resource.KeyOf(vm))
+			}
+		}
+	})
+}
+
+// addressChanged wakes the VM that has an address, or might get it.
+func (s *Service) addressChanged(_ string, key resource.Key) {
+	s.eachMachine(key.Namespace, func(vm *vmv1.VirtualMachine) {
+		named := vm.GetSpec().GetVirtualMachineIpAddressName()
+		if named == key.Name || named == "" {
+			s.machines.loop.Trigger(resource.KeyOf(vm))
+		}
+	})
+}
+
+// machineChanged wakes the operations that wait for a VM, and its class.
+func (s *Service) machineChanged(vm *vmv1.VirtualMachine) {
+	s.classes.loop.Trigger(resource.Key{Name: vm.GetSpec().GetVirtualMachineClassName()})
+	all, err := s.allOperations(vm.GetMetadata().GetNamespace())
+	if err != nil {
+		return
+	}
+	for _, op := range all {
+		if op.GetSpec().GetVirtualMachineName() == vm.GetMetadata().GetName() && !operation.Finished(op) {
+			s.operations.loop.Trigger(resource.KeyOf(op))
+		}
+	}
+}
+
+// classChanged wakes the VMs of a class.
+func (s *Service) classChanged(name string) {
+	s.eachMachine("", func(vm *vmv1.VirtualMachine) {
+		if vm.GetSpec().GetVirtualMachineClassName() == name {
+			s.machines.loop.Trigger(resource.KeyOf(vm))
+		}
+	})
+}
+
+// follow tells of the changes of a collection until ctx ends, and begins again
+// where it fell behind.
+func follow[T resource.Object](ctx context.Context, c *resource.Collection[T], tell func(T)) error {
+	for ctx.Err() == nil {
+		for event, err := range c.Watch(ctx, resource.WatchOptions{}) {
+			if err != nil {
+				break
+			}
+			if event.Type != resource.Bookmark {
+				tell(event.Object)
+			}
+		}
+	}
+	return nil
+}

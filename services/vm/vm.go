@@ -1,0 +1,258 @@
+// Package vm is the vm service: virtual machines, their classes, their
+// operations, and the nodes where they run.
+//
+// It wires the rules (internal/machine, class, operation) to the engine that
+// runs guests, the store, and the services whose objects a VM uses.
+package vm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"orlop.dev/gen/crd"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/reconcile"
+	"orlop.dev/kit/resource"
+	"orlop.dev/kit/resource/kind"
+	"orlop.dev/kit/resource/schema"
+	"orlop.dev/kit/serve"
+	"orlop.dev/services/vm/internal/class"
+	"orlop.dev/services/vm/internal/local"
+	"orlop.dev/services/vm/internal/machine"
+	"orlop.dev/services/vm/internal/node"
+	"orlop.dev/services/vm/internal/operation"
+	"orlop.dev/services/vm/internal/peer"
+	"orlop.dev/services/vm/internal/power"
+	"orlop.dev/services/vm/internal/qemu"
+)
+
+const (
+	// DefaultPrefix is where the service's objects are in etcd.
+	DefaultPrefix = "/orlop/vm"
+
+	machineFinalizer   = "virtualization.deckhouse.io/vm-cleanup"
+	classFinalizer     = "virtualization.deckhouse.io/vmclass-cleanup"
+	operationFinalizer = "virtualization.deckhouse.io/vmop-cleanup"
+
+	machineWorkers = 4
+)
+
+// Options say what the service works with.
+type Options struct {
+	Etcd   *clientv3.Client
+	Prefix string
+	// Connections to the services whose objects VMs use.
+	Disks, Images, Networks grpc.ClientConnInterface
+	// Dir holds what belongs to running guests.
+	Dir string
+	// DiskRoots are the folders in which disks have their backing files.
+	DiskRoots []string
+	// Nodes are the names of the simulated nodes.
+	Nodes []string
+	// MilliCPU and MemoryBytes are what all nodes together have for VMs.
+	MilliCPU, MemoryBytes int64
+	// QEMU is the emulator's binary; qemu.DefaultBinary where it is empty.
+	QEMU   string
+	Logger *slog.Logger
+}
+
+// Validate reports what is missing.
+func (o Options) Validate() error {
+	var problems []error
+	if o.Etcd == nil {
+		problems = append(problems, errors.New("Etcd is required"))
+	}
+	if o.Disks == nil || o.Images == nil || o.Networks == nil {
+		problems = append(problems, errors.New("Disks, Images and Networks are required"))
+	}
+	if o.Dir == "" {
+		problems = append(problems, errors.New("Dir is required"))
+	}
+	if len(o.Nodes) == 0 || o.MilliCPU <= 0 || o.MemoryBytes <= 0 {
+		problems = append(problems, errors.New("Nodes, MilliCPU and MemoryBytes are required"))
+	}
+	return errors.Join(problems...)
+}
+
+// Service is the vm service.
+type Service struct {
+	vmv1.UnimplementedVirtualMachineServiceServer
+	vmv1.UnimplementedNodeServiceServer
+
+	host      qemu.Host
+	nodes     []node.Node
+	engine    *local.Engine
+	devices   *peer.Devices
+	addresses *peer.Addresses
+	leader    *reconcile.Election
+
+	machines   *kept[*vmv1.VirtualMachine]
+	classes    *kept[*vmv1.VirtualMachineClass]
+	operations *kept[*vmv1.VirtualMachineOperation]
+}
+
+// New looks at the machine's QEMU and wires the service. It takes some tenths
+// of a second, up to ten seconds on a busy machine.
+func New(ctx context.Context, opts Options) (*Service, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	if opts.QEMU == "" {
+		opts.QEMU = qemu.DefaultBinary
+	}
+	host, err := qemu.Probe(ctx, opts.QEMU)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		host:  host,
+		nodes: node.Simulate(opts.Nodes, node.Demand{MilliCPU: opts.MilliCPU, MemoryBytes: opts.MemoryBytes}),
+		leader: &reconcile.Election{
+			Client: opts.Etcd, Key: opts.Prefix + "/election", Identity: "vm", Logger: opts.Logger,
+		},
+	}
+	if s.engine, err = local.New(local.Options{
+		Dir: opts.Dir, DiskRoots: opts.DiskRoots, Host: host, Changed: s.instanceChanged, Logger: opts.Logger,
+	}); err != nil {
+		return nil, err
+	}
+	if s.devices, err = peer.NewDevices(opts.Disks, opts.Images, s.deviceChanged); err != nil {
+		return nil, err
+	}
+	if s.addresses, err = peer.NewAddresses(opts.Networks, s.addressChanged); err != nil {
+		return nil, err
+	}
+	return s, s.keep(opts)
+}
+
+// keep makes the collections of the service's kinds with their rules and loops.
+func (s *Service) keep(opts Options) error {
+	records := power.NewStore(opts.Etcd, opts.Prefix)
+	machines := &machine.Reconciler{
+		Classes: s, Devices: s.devices, Addresses: s.addresses, Engine: s.engine,
+		Power: records, Nodes: s.nodes, Now: time.Now,
+	}
+	classes := &class.Reconciler{Nodes: s.nodes, InUse: s.classUsers, Now: time.Now}
+	operations := &operation.Reconciler{Machines: s, Power: records, Others: s.allOperations, Now: time.Now}
+	var err error
+	if s.machines, err = newKept(opts, keptOptions[*vmv1.VirtualMachine]{
+		reconciler: machines, admit: machines.Admit, finalizer: machineFinalizer, workers: machineWorkers,
+	}); err != nil {
+		return err
+	}
+	if s.classes, err = newKept(opts, keptOptions[*vmv1.VirtualMachineClass]{
+		reconciler: classes, admit: class.Admit, finalizer: classFinalizer, workers: 1,
+	}); err != nil {
+		return err
+	}
+	s.operations, err = newKept(opts, keptOptions[*vmv1.VirtualMachineOperation]{
+		reconciler: operations, finalizer: operationFinalizer, workers: 2,
+	})
+	return err
+}
+
+// kept is one kind that the service keeps: its objects, methods and loop.
+type kept[T resource.Object] struct {
+	*resource.Collection[T]
+	methods *resource.Methods[T]
+	loop    *reconcile.Loop[T]
+}
+
+type keptOptions[T resource.Object] struct {
+	reconciler reconcile.Reconciler[T]
+	admit      func(ctx context.Context, old, new T) error
+	finalizer  string
+	workers    int
+}
+
+func newKept[T resource.Object](opts Options, own keptOptions[T]) (*kept[T], error) {
+	var none T
+	k := kind.Must(none)
+	rules, err := schema.Find(crd.FS, k)
+	if err != nil {
+		return nil, err
+	}
+	collection, err := resource.NewCollection[T](opts.Etcd, opts.Prefix, k, resource.Options{
+		Finalizers: []string{own.finalizer}, Schema: rules, Logger: opts.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	methods, err := resource.NewMethods(resource.MethodOptions[T]{Collection: collection, Schema: rules, Admit: own.admit})
+	if err != nil {
+		return nil, err
+	}
+	loop := reconcile.New(collection, own.reconciler, reconcile.Options{
+		Name: k.Singular, Finalizer: own.finalizer, Workers: own.workers, Logger: opts.Logger,
+	})
+	return &kept[T]{Collection: collection, methods: methods, loop: loop}, nil
+}
+
+// Part is the service as a piece of a process.
+func (s *Service) Part() serve.Part {
+	return serve.Part{Name: "vm", Register: s.register, Ready: s.ready, Run: s.run}
+}
+
+func (s *Service) register(registrar grpc.ServiceRegistrar) error {
+	vmv1.RegisterNodeServiceServer(registrar, s)
+	return errors.Join(
+		resource.Register(registrar, &vmv1.VirtualMachineService_ServiceDesc, s, s.machines.methods),
+		resource.Register(registrar, &vmv1.VirtualMachineClassService_ServiceDesc, nil, s.classes.methods),
+		resource.Register(registrar, &vmv1.VirtualMachineOperationService_ServiceDesc, nil, s.operations.methods),
+	)
+}
+
+func (s *Service) ready(ctx context.Context) error {
+	return errors.Join(s.machines.WaitSynced(ctx), s.classes.WaitSynced(ctx), s.operations.WaitSynced(ctx))
+}
+
+func (s *Service) run(ctx context.Context) error {
+	defer s.engine.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, run := range []func(context.Context) error{
+		s.machines.Run, s.classes.Run, s.operations.Run, s.devices.Run, s.addresses.Run,
+	} {
+		group.Go(func() error { return run(ctx) })
+	}
+	group.Go(func() error { return s.leader.Run(ctx, s.lead) })
+	return group.Wait()
+}
+
+// lead is what one replica does at a time. VMs wait until it is known what they
+// have: a disk that seems to be missing might be claimed twice.
+func (s *Service) lead(ctx context.Context) error {
+	if err := errors.Join(s.ready(ctx), s.devices.WaitSynced(ctx), s.addresses.WaitSynced(ctx)); err != nil {
+		return nil //nolint:nilerr // The lead ended before it began.
+	}
+	if err := s.shipClasses(ctx); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.machines.loop.Run(ctx) })
+	group.Go(func() error { return s.classes.loop.Run(ctx) })
+	group.Go(func() error { return s.operations.loop.Run(ctx) })
+	group.Go(func() error { return follow(ctx, s.machines.Collection, s.machineChanged) })
+	group.Go(func() error {
+		return follow(ctx, s.classes.Collection, func(c *vmv1.VirtualMachineClass) { s.classChanged(c.GetMetadata().GetName()) })
+	})
+	return group.Wait()
+}
+
+// shipClasses makes the classes that every installation has. One that somebody
+// deleted is made again at the next start.
+func (s *Service) shipClasses(ctx context.Context) error {
+	for _, shipped := range class.Shipped() {
+		shipped.ApiVersion, shipped.Kind = s.classes.Kind().APIVersion(), s.classes.Kind().Name
+		if _, err := s.classes.Create(ctx, shipped); err != nil && !fault.Is(err, fault.Exists) {
+			return err
+		}
+	}
+	return nil
+}
