@@ -63,27 +63,32 @@ func (r *Reconciler) Reconcile(ctx context.Context, ip *networkv1.VirtualMachine
 		return r.remove(ctx, ip)
 	}
 	o, err := r.bind(ctx, ip)
-	if err != nil {
-		o.fault = fault.From(err)
-	}
 	return reconcile.Result{Status: r.status(ip, o)}, err
 }
 
 // bind sees to it that there is a lease. An address that was told once is never
 // changed: its guest may be running.
-func (r *Reconciler) bind(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (observation, error) {
-	if told, err := netip.ParseAddr(ip.GetStatus().GetAddress()); err == nil {
-		return r.keep(ip, told)
+func (r *Reconciler) bind(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (o observation, err error) {
+	if told, parseErr := netip.ParseAddr(ip.GetStatus().GetAddress()); parseErr == nil {
+		o, err = r.keep(ctx, ip, told)
+	} else {
+		o.address, err = r.acquire(ctx, ip)
+		o.bound = err == nil
 	}
-	at, err := r.acquire(ctx, ip)
-	return observation{address: at, bound: err == nil}, err
+	o.fault = fault.From(err)
+	return o, err
 }
 
-func (r *Reconciler) keep(ip *networkv1.VirtualMachineIPAddress, told netip.Addr) (observation, error) {
+// keep sees to it that an address that was told still has its lease. A lease
+// that is gone is taken again, unless somebody else was faster.
+func (r *Reconciler) keep(ctx context.Context, ip *networkv1.VirtualMachineIPAddress, told netip.Addr) (observation, error) {
 	held, err := r.Leases.Holds(Owner(ip), told)
 	if err == nil && !held {
-		err = fault.New(fault.NotReady, reasonLeaseLost,
-			"The lease of address %s is gone: delete this VirtualMachineIPAddress and create it again.", told)
+		err = r.Leases.Take(ctx, Owner(ip), told)
+	}
+	if fault.Is(err, fault.NotReady, fault.Invalid) {
+		err = fault.Wrap(err, fault.NotReady, reasonLeaseLost,
+			"The lease of address %s is lost: %s", told, fault.From(err).Message)
 	}
 	return observation{address: told, bound: err == nil}, err
 }
@@ -99,7 +104,7 @@ func (r *Reconciler) acquire(ctx context.Context, ip *networkv1.VirtualMachineIP
 	case err != nil:
 		return netip.Addr{}, err
 	case taken && (!wanted.IsValid() || wanted == found):
-		return found, r.Leases.Take(ctx, owner, found)
+		return found, nil
 	case taken:
 		// The wish changed before the lease was told of.
 		if err := r.Leases.Release(ctx, owner, found); err != nil {
@@ -130,20 +135,16 @@ func wantedAddress(spec *networkv1.VirtualMachineIPAddressSpec) (netip.Addr, err
 // remove gives the address back. The loop keeps the object while a VM runs with
 // it, and so does this keep the address.
 func (r *Reconciler) remove(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (reconcile.Result, error) {
-	told, err := netip.ParseAddr(ip.GetStatus().GetAddress())
 	if resource.Held(ip) {
-		o := observation{}
-		if err == nil {
-			o, _ = r.keep(ip, told)
-		}
-		return reconcile.Result{Status: r.status(ip, o)}, nil
+		o, err := r.bind(ctx, ip)
+		return reconcile.Result{Status: r.status(ip, o)}, err
 	}
-	owner := Owner(ip)
 	// First off the network: the next guest with this address must find it free.
+	owner := Owner(ip)
 	if err := r.Ports.Unplug(ctx, owner.UID); err != nil {
 		return reconcile.Result{}, err
 	}
-	if err == nil {
+	if told, err := netip.ParseAddr(ip.GetStatus().GetAddress()); err == nil {
 		if err := r.Leases.Release(ctx, owner, told); err != nil {
 			return reconcile.Result{}, err
 		}

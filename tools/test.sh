@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs the tests.
+#   fast   what needs no guest and no Kubernetes API: under two minutes, warm
+#   all    everything; the last one boots a guest through the built programs
+#   soak   the long ones alone
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mode=${1:-all}
+export CGO_ENABLED=0
+export PATH="$PWD/bin:$PATH"
+tags=containers_image_openpgp
+
+# The modules of the workspace, as patterns: the root is no module.
+packages() {
+	go list -m -f '{{.Dir}}/...' | grep -v '/gen/\.\.\.$'
+}
+
+# Modules outside of the workspace have tests of their own.
+test_tools() {
+	echo "== tools/protoc-gen-crd"
+	GOWORK=off go test -C tools/protoc-gen-crd "$@" ./...
+	echo "== deploy/guest"
+	GOWORK=off go test -C deploy/guest "$@" ./...
+}
+
+mapfile -t all < <(packages)
+case $mode in
+fast)
+	go test -tags "$tags" -short "${all[@]}"
+	test_tools -short
+	;;
+all)
+	go test -tags "$tags" -timeout 20m "${all[@]}"
+	test_tools -timeout 20m
+	;;
+soak)
+	go test -tags "$tags,soak" -timeout 12h -run Soak "${all[@]}"
+	;;
+*)
+	echo "usage: $0 fast|all|soak" >&2
+	exit 2
+	;;
+esac
