@@ -41,7 +41,7 @@ customize() {
 		printf 'LABEL=orlop-root / ext4 errors=remount-ro,noatime 0 1\n' >"$1/etc/fstab"
 		printf 'debian\n' >"$1/etc/hostname"
 		ln -sf ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"
-		chroot "$1" systemctl enable systemd-networkd systemd-resolved nginx ssh serial-getty@ttyS0.service
+		chroot "$1" systemctl --quiet enable systemd-networkd systemd-resolved nginx ssh serial-getty@ttyS0.service
 	EOT
 }
 

@@ -30,7 +30,7 @@ func startMirror(t *testing.T, conn grpc.ClientConnInterface) mirrored {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := mirrored{events: make(chan string, 100)}
+	m := mirrored{events: make(chan string, 1000)}
 	m.Mirror = resource.NewMirror(client, resource.MirrorOptions[resource.Object]{Handler: func(e resource.Event[resource.Object]) {
 		text := e.Type.String()
 		if e.Object != nil {

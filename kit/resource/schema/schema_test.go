@@ -82,7 +82,7 @@ func TestValidate(t *testing.T) {
 		{name: "twice in a list map", new: spec("parts", []any{map[string]any{"id": "p"}, map[string]any{"id": "p"}}),
 			path: "spec.parts[1]", msg: `Duplicate value: {"id":"p"}`},
 		{name: "unchanged", new: spec("count", int64(2)), old: spec()},
-		{name: "immutable", new: spec("name", "b"), old: spec(), path: "spec.name", msg: "Invalid value: name can't be changed"},
+		{name: "immutable", new: spec("name", "b"), old: spec(), path: "spec.name", msg: `Invalid value: "b": name can't be changed`},
 		{name: "wrong before and unchanged", new: spec("count", int64(10), "color", "blue"), old: spec("count", int64(10)),
 			path: "spec", msg: "Invalid value: only red toys come in crowds"},
 	}

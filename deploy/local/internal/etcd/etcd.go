@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/version"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -141,6 +142,9 @@ func checkOwn(dir string) error {
 	}
 	return nil
 }
+
+// Version is that of the etcd inside.
+func Version() string { return version.Version }
 
 // Client is a client of the server. It ends with it.
 func (s *Server) Client() *clientv3.Client { return s.client }

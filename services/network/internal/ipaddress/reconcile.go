@@ -46,7 +46,13 @@ type Reconciler struct {
 	Leases Leases
 	Ports  Unplugger
 	Now    func() time.Time
+
+	waiting waiting
 }
+
+// Waiting lists those that have no address yet because there was none to be had:
+// a lease that ends may help them.
+func (r *Reconciler) Waiting() []resource.Key { return r.waiting.all() }
 
 // observation is what one look found, and all that the status is made from.
 type observation struct {
@@ -63,6 +69,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, ip *networkv1.VirtualMachine
 		return r.remove(ctx, ip)
 	}
 	o, err := r.bind(ctx, ip)
+	r.waiting.note(resource.KeyOf(ip), fault.Is(err, fault.NotReady, fault.Exhausted))
 	return reconcile.Result{Status: r.status(ip, o)}, err
 }
 
@@ -139,6 +146,7 @@ func (r *Reconciler) remove(ctx context.Context, ip *networkv1.VirtualMachineIPA
 		o, err := r.bind(ctx, ip)
 		return reconcile.Result{Status: r.status(ip, o)}, err
 	}
+	r.waiting.note(resource.KeyOf(ip), false)
 	// First off the network: the next guest with this address must find it free.
 	owner := Owner(ip)
 	if err := r.Ports.Unplug(ctx, owner.UID); err != nil {

@@ -12,7 +12,12 @@ import (
 	"orlop.dev/services/network/internal/address"
 )
 
-const typeBound = "Bound"
+const (
+	typeBound = "Bound"
+	// decisionPoll is when to ask again whose lease it is, where the owner has not
+	// said so yet: usually it has by then.
+	decisionPoll = time.Minute
+)
 
 // Claimant is a VirtualMachineIPAddress as its lease sees it.
 type Claimant struct {
@@ -33,10 +38,12 @@ type Reconciler struct {
 
 // Reconcile implements reconcile.Reconciler.
 func (r *Reconciler) Reconcile(ctx context.Context, l *networkv1.VirtualMachineIPAddressLease) (reconcile.Result, error) {
-	owned, err := r.owned(l)
+	owned, decided, err := r.owned(l)
 	switch {
 	case err != nil:
 		return reconcile.Result{}, err
+	case owned && !decided:
+		return reconcile.Result{Status: r.status(l, true), After: decisionPoll}, nil
 	case owned:
 		return reconcile.Result{Status: r.status(l, true)}, nil
 	case resource.Terminating(l):
@@ -46,22 +53,24 @@ func (r *Reconciler) Reconcile(ctx context.Context, l *networkv1.VirtualMachineI
 	return reconcile.Result{Status: r.status(l, false), After: wait}, err
 }
 
-// owned reports whether the one that the lease names is there and means it.
-func (r *Reconciler) owned(l *networkv1.VirtualMachineIPAddressLease) (bool, error) {
+// owned reports whether the one that the lease names is there and means it, and
+// whether it has decided that this is its lease.
+func (r *Reconciler) owned(l *networkv1.VirtualMachineIPAddressLease) (owned, decided bool, err error) {
 	key, named := OwnerKey(l)
 	if !named {
-		return false, nil
+		return false, false, nil
 	}
 	claimant, found, err := r.Claimant(key)
 	if err != nil || !found {
-		return false, err
+		return false, false, err
 	}
 	at, err := address.ParseLeaseName(l.GetMetadata().GetName())
 	if err != nil {
-		return false, nil
+		return false, false, nil
 	}
 	owner := Owner{Namespace: key.Namespace, Name: key.Name, UID: claimant.UID}
-	return owner.owns(l) && (claimant.Address == "" || claimant.Address == at.String()), nil
+	decided = claimant.Address != ""
+	return owner.owns(l) && (!decided || claimant.Address == at.String()), decided, nil
 }
 
 // expire brings a lease that nobody has nearer to its end, and says when to look

@@ -62,9 +62,15 @@ func (t *Tunnel) Serve(stream Stream) error {
 	defer stop()
 
 	sent := make(chan error, 1)
-	// It ends with the stream at the latest: when this method has returned, Recv
+	// It ends with the stream at the latest: once this method has returned, Recv
 	// fails.
-	go func() { sent <- toGuest(stream, conn, first.GetData()) }()
+	go func() {
+		err := toGuest(stream, conn, first.GetData())
+		sent <- err
+		if err != nil {
+			conn.Close()
+		}
+	}()
 	said := toCaller(stream, conn)
 	if stream.Context().Err() != nil {
 		return stream.Context().Err()
@@ -100,33 +106,30 @@ func (t *Tunnel) open(ctx context.Context, first *networkv1.ConnectRequest) (net
 		first.GetVirtualMachineName(), target, cause(err))
 }
 
-// toGuest writes what the caller sends.
+// toGuest writes what the caller sends, until it has nothing more to send.
 func toGuest(stream Stream, conn net.Conn, data []byte) error {
 	for {
 		if _, err := conn.Write(data); err != nil {
-			return nil // the guest closed: what it said last is still on its way
+			return nil // the guest closed, which toCaller tells; what it said last is still on its way
 		}
 		message, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return halfClose(conn)
+			halfClose(conn)
+			return nil
 		}
 		if err != nil {
-			conn.Close()
-			return leaving(err)
+			return err
 		}
 		data = message.GetData()
 	}
 }
 
-func halfClose(conn net.Conn) error {
-	half, can := conn.(interface{ CloseWrite() error })
-	if !can {
-		return nil
+// halfClose says to the guest that nothing more comes. It fails only where the
+// guest is gone, which toCaller tells.
+func halfClose(conn net.Conn) {
+	if half, can := conn.(interface{ CloseWrite() error }); can {
+		_ = half.CloseWrite()
 	}
-	if err := half.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
-		return nil // the guest is gone, which toCaller tells
-	}
-	return nil
 }
 
 // toCaller sends what the guest says, until it closes.

@@ -68,14 +68,9 @@ func userNetworkOf(port *networkv1.Port) (*qemu.UserNetwork, error) {
 	if err != nil {
 		return nil, fmt.Errorf("address of the port: %w", err)
 	}
-	user := &qemu.UserNetwork{Subnet: prefix.Masked(), Guest: prefix.Addr()}
+	user := &qemu.UserNetwork{Subnet: prefix.Masked(), Guest: prefix.Addr(), Isolated: true}
 	if user.Gateway, err = netip.ParseAddr(port.GetGateway()); err != nil {
 		return nil, fmt.Errorf("gateway of the port: %w", err)
-	}
-	if servers := port.GetNameServers(); len(servers) > 0 {
-		if user.DNS, err = netip.ParseAddr(servers[0]); err != nil {
-			return nil, fmt.Errorf("name server of the port: %w", err)
-		}
 	}
 	for _, forwarded := range port.GetForwardedPorts() {
 		host, err := netip.ParseAddrPort(forwarded.GetHost())

@@ -145,7 +145,10 @@ func (a *arguments) network(m Machine) {
 func userNetwork(u *UserNetwork) []string {
 	parts := []string{
 		"user", "id=net0", "ipv6=off", "net=" + u.Subnet.Masked().String(),
-		"host=" + u.Gateway.String(), "dns=" + u.DNS.String(), "dhcpstart=" + u.Guest.String(),
+		"host=" + u.Gateway.String(), "dns=" + u.resolver().String(), "dhcpstart=" + u.Guest.String(),
+	}
+	if u.Isolated {
+		parts = append(parts, "restrict=on")
 	}
 	for _, f := range u.Forward {
 		to := netip.AddrPortFrom(u.Guest, f.GuestPort)

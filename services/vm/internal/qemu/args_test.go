@@ -60,11 +60,11 @@ func emulatedMachine() qemu.Machine {
 			Medium: qemu.MediumDisk, ReadOnly: true})
 	}
 	m.Network = qemu.Network{Mode: qemu.NetworkUser, MAC: "52:54:00:12:34:56", User: &qemu.UserNetwork{
-		Subnet:  netip.MustParsePrefix("10.66.10.0/24"),
-		Gateway: netip.MustParseAddr("10.66.10.1"),
-		DNS:     netip.MustParseAddr("10.66.10.2"),
-		Guest:   netip.MustParseAddr("10.66.10.14"),
-		Forward: []qemu.Forward{{Host: netip.MustParseAddrPort("127.0.0.1:2222"), GuestPort: 22}},
+		Subnet:   netip.MustParsePrefix("10.66.10.0/24"),
+		Gateway:  netip.MustParseAddr("10.66.10.1"),
+		Guest:    netip.MustParseAddr("10.66.10.2"),
+		Isolated: true,
+		Forward:  []qemu.Forward{{Host: netip.MustParseAddrPort("127.0.0.1:2222"), GuestPort: 22}},
 	}}
 	return m
 }

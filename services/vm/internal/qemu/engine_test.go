@@ -257,6 +257,21 @@ func TestTwoMachinesCanNotShareADisk(t *testing.T) {
 	}
 }
 
+func TestTwoMachinesShareABackingFile(t *testing.T) {
+	const second = "00000000-0000-4000-8000-000000000002"
+	d := newDaemon(t)
+	m := d.machine()
+	d.start(m)
+	overlay := filepath.Join(t.TempDir(), "second.qcow2")
+	base := filepath.Join(d.options.DiskRoots[0], "base.raw")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", overlay)
+	m.ID, m.Disks[0].Path = second, overlay
+	d.start(m)
+	if err := d.Kill(t.Context(), second); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOneEngineAtATime(t *testing.T) {
 	d := newDaemon(t)
 	if _, err := qemu.New(d.options); !errors.Is(err, qemu.ErrInUse) {
@@ -288,8 +303,7 @@ func TestAGuestWithEveryDevice(t *testing.T) {
 			m.Network = qemu.Network{Mode: qemu.NetworkUser, MAC: "52:54:00:00:00:01", User: &qemu.UserNetwork{
 				Subnet:  netip.MustParsePrefix("10.66.10.0/24"),
 				Gateway: netip.MustParseAddr("10.66.10.1"),
-				DNS:     netip.MustParseAddr("10.66.10.2"),
-				Guest:   netip.MustParseAddr("10.66.10.14"),
+				Guest:   netip.MustParseAddr("10.66.10.14"), Isolated: devices == qemu.DevicesEmulated,
 				Forward: []qemu.Forward{{Host: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), GuestPort: 22}},
 			}}
 			p, _ := d.start(m)

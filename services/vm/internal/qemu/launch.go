@@ -33,7 +33,7 @@ func (e *StartError) Error() string {
 func (e *StartError) Unwrap() error { return e.Err }
 
 // launch starts the machine's process, which holds the lock from here on, and
-// gives a channel with its exit status. The process is in a session of its own:
+// gives a channel with its exit status. The process is detached (setsid):
 // no signal to the daemon's group, and no end of the daemon, reaches it.
 func (e *Engine) launch(f folder, lock *os.File, m Machine, chains Chains) (<-chan error, error) {
 	defer lock.Close()

@@ -134,9 +134,11 @@ type Network struct {
 type UserNetwork struct {
 	Subnet  netip.Prefix
 	Gateway netip.Addr // QEMU's own address in it
-	DNS     netip.Addr // QEMU's resolver in it; another address than Gateway
+	DNS     netip.Addr // QEMU's resolver in it, if it matters; not Gateway
 	Guest   netip.Addr // what QEMU's DHCP gives the guest
-	Forward []Forward
+	// Isolated keeps what the guest sends inside: only Forward leads to it.
+	Isolated bool
+	Forward  []Forward
 }
 
 // Forward is one TCP port of the host that leads into the guest.
@@ -261,10 +263,10 @@ func (u *UserNetwork) validate() error {
 	if u == nil || !u.Subnet.IsValid() || !u.Subnet.Addr().Is4() {
 		return invalid("user network: want an IPv4 subnet")
 	}
-	inside := []netip.Addr{u.Gateway, u.DNS, u.Guest}
+	inside := []netip.Addr{u.Gateway, u.Guest, u.resolver()}
 	for i, address := range inside {
 		if !u.Subnet.Contains(address) || slices.Contains(inside[:i], address) {
-			return invalid("user network: want three different addresses in %s", u.Subnet)
+			return invalid("user network: want different addresses of gateway, guest and resolver in %s", u.Subnet)
 		}
 	}
 	for _, f := range u.Forward {
@@ -273,6 +275,19 @@ func (u *UserNetwork) validate() error {
 		}
 	}
 	return nil
+}
+
+// resolver is DNS, or some address that nobody else has: left to itself, QEMU
+// might take the guest's.
+func (u *UserNetwork) resolver() netip.Addr {
+	if u.DNS.IsValid() {
+		return u.DNS
+	}
+	address := u.Subnet.Masked().Addr().Next()
+	for address == u.Gateway || address == u.Guest {
+		address = address.Next()
+	}
+	return address
 }
 
 func invalid(format string, values ...any) error {

@@ -42,6 +42,14 @@ func TestAMachineThatMakesNoSenseIsRefused(t *testing.T) {
 			*m = emulatedMachine()
 			m.Network.User.Guest = m.Network.User.Gateway
 		},
+		"resolver at the gateway's address": func(m *qemu.Machine) {
+			*m = emulatedMachine()
+			m.Network.User.DNS = m.Network.User.Gateway
+		},
+		"subnet without room": func(m *qemu.Machine) {
+			*m = emulatedMachine()
+			m.Network.User.Subnet = netip.MustParsePrefix("10.66.10.2/32")
+		},
 		"forward to no port": func(m *qemu.Machine) {
 			*m = emulatedMachine()
 			m.Network.User.Forward[0].GuestPort = 0

@@ -1,0 +1,158 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"orlop.dev/facade/gateway"
+	"orlop.dev/facade/home"
+	"orlop.dev/kit/resource/kind"
+	"orlop.dev/kit/serve"
+	"orlop.dev/services/disk"
+	"orlop.dev/services/vm"
+)
+
+// peers are the services, all behind one gRPC server.
+type peers struct {
+	identity *identity
+	target   string
+	stack    *stack
+}
+
+// as connects to the services as one of them.
+func (p *peers) as(name string) (*grpc.ClientConn, error) {
+	conn, err := p.identity.dialAs(name, p.target)
+	if err != nil {
+		return nil, err
+	}
+	p.stack.push("connection of "+name, conn.Close)
+	return conn, nil
+}
+
+// toAll says that all kinds are to be found at one place.
+func toAll(conn grpc.ClientConnInterface) func(*kind.Kind) (grpc.ClientConnInterface, error) {
+	return func(*kind.Kind) (grpc.ClientConnInterface, error) { return conn, nil }
+}
+
+// startServices returns when every service has read what it keeps.
+func (d *daemon) startServices(ctx context.Context) (string, error) {
+	guard, err := d.guard()
+	if err != nil {
+		return "", fmt.Errorf("who may come in: %w", err)
+	}
+	d.peers = &peers{identity: d.identity, target: d.doors.grpc.Addr().String(), stack: d.stack}
+	parts, err := d.parts(ctx)
+	if err != nil {
+		return "", err
+	}
+	options := serve.Defaults()
+	options.Address, options.PrivateAddress = d.peers.target, d.doors.metrics.String()
+	config := serve.Config{
+		Options: options, Name: "orlopd", Guard: guard,
+		TLS: d.identity.serviceTLS(), Listener: d.doors.grpc, Logger: d.logger,
+	}
+	d.stack.run("services", func(ctx context.Context) error { return serve.Run(ctx, config, parts...) })
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range parts {
+		group.Go(func() error {
+			if err := part.Ready(ctx); err != nil {
+				return fmt.Errorf("%s: %w", part.Name, err)
+			}
+			return nil
+		})
+	}
+	return d.doors.endpoints[home.GRPC], group.Wait()
+}
+
+// parts makes the services.
+func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
+	var parts []serve.Part
+	for _, service := range []struct {
+		name string
+		make func(context.Context, *grpc.ClientConn) (serve.Part, error)
+	}{
+		{"disk", d.newDisk},
+		{"vm", d.newVM},
+	} {
+		conn, err := d.peers.as(service.name)
+		if err != nil {
+			return nil, err
+		}
+		part, err := service.make(ctx, conn)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", service.name, err)
+		}
+		parts = append(parts, part)
+	}
+	return parts, nil
+}
+
+func (d *daemon) newDisk(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
+	service, err := disk.New(disk.Options{
+		Etcd: d.store.Client(), Prefix: disk.DefaultPrefix, Images: conn, Dir: d.home.Disks(),
+		Logger: d.logger.With("service", "disk"),
+	})
+	if err != nil {
+		return serve.Part{}, err
+	}
+	return service.Part(), nil
+}
+
+func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, error) {
+	memory, err := memoryBytes()
+	if err != nil {
+		return serve.Part{}, err
+	}
+	service, err := vm.New(ctx, vm.Options{
+		Etcd: d.store.Client(), Prefix: vm.DefaultPrefix, Disks: conn, Images: conn, Networks: conn,
+		Dir: d.home.Machines(), DiskRoots: []string{d.home.Disks(), d.images.Dir()},
+		Nodes: nodeNames(d.settings.Nodes), QEMU: d.settings.QEMU,
+		MilliCPU:    int64(float64(runtime.NumCPU()) * 1000 * d.settings.CPUOvercommit),
+		MemoryBytes: int64(float64(memory) * d.settings.MemoryOvercommit),
+		Logger:      d.logger.With("service", "vm"),
+	})
+	if err != nil {
+		return serve.Part{}, err
+	}
+	accelerator, reason := service.Accelerator()
+	d.report.fact("accelerator", accelerator, reason)
+	return service.Part(), nil
+}
+
+func nodeNames(count int) []string {
+	names := make([]string, count)
+	for i := range names {
+		names[i] = fmt.Sprintf("node-%d", i+1)
+	}
+	return names
+}
+
+// memoryBytes is what the machine has.
+func memoryBytes() (uint64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, err
+	}
+	return info.Totalram * uint64(info.Unit), nil
+}
+
+// startGateway opens the REST door. It is nobody to the services: it hands on
+// its callers' credentials.
+func (d *daemon) startGateway(context.Context) (string, error) {
+	conn, err := d.identity.dial(d.peers.target)
+	if err != nil {
+		return "", err
+	}
+	d.stack.push("connection of the gateway", conn.Close)
+	options := gateway.Options{
+		Listener: d.doors.rest, TLS: d.identity.serverTLS(),
+		Images: conn, Disks: conn, Networks: conn, VMs: conn, Logger: d.logger.With("part", "gateway"),
+	}
+	d.stack.run("REST gateway", func(ctx context.Context) error { return gateway.Run(ctx, options) })
+	return d.doors.endpoints[home.REST], nil
+}

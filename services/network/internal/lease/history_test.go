@@ -1,0 +1,230 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource"
+	"orlop.dev/kit/resource/etcdtest"
+)
+
+// ledger is what those who use addresses know: it is told after an address was
+// got and before it is given back.
+type ledger struct {
+	mu     sync.Mutex
+	users  map[netip.Addr]string
+	grants int
+}
+
+func (l *ledger) begin(at netip.Addr, user string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if other, used := l.users[at]; used {
+		return fmt.Errorf("%s was given to %s while %s uses it", at, user, other)
+	}
+	l.users[at] = user
+	l.grants++
+	return nil
+}
+
+func (l *ledger) end(at netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.users, at)
+}
+
+// change is one entry of the store's history: whose a lease was from then on.
+type change struct{ lease, owner string }
+
+// checkHistory returns an error if an address went from one owner to another
+// without having been given back.
+func checkHistory(changes []change) error {
+	owners := map[string]string{}
+	for _, c := range changes {
+		if before := owners[c.lease]; before != "" && c.owner != "" && c.owner != before {
+			return fmt.Errorf("%s went from %s to %s", c.lease, before, c.owner)
+		}
+		owners[c.lease] = c.owner
+	}
+	return nil
+}
+
+// history reads from etcd all that ever happened to leases.
+func history(t *testing.T, client *clientv3.Client) []change {
+	t.Helper()
+	last, err := client.Get(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Put(t.Context(), prefix+"/end", ""); err != nil {
+		t.Fatal(err)
+	}
+	var changes []change
+	for response := range client.Watch(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithRev(1)) {
+		if err := response.Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, event := range response.Events {
+			if event.Kv.ModRevision > last.Header.Revision {
+				return changes
+			}
+			name := string(event.Kv.Key)[strings.LastIndex(string(event.Kv.Key), "/")+1:]
+			if !strings.HasPrefix(name, "ip-") {
+				continue
+			}
+			var l networkv1.VirtualMachineIPAddressLease
+			if err := proto.Unmarshal(event.Kv.Value, &l); err != nil {
+				t.Fatal(err)
+			}
+			key, owned := OwnerKey(&l)
+			if !owned {
+				key = resource.Key{}
+			}
+			changes = append(changes, change{lease: name, owner: strings.Trim(key.String(), "/")})
+		}
+	}
+	t.Fatal("the history ended early")
+	return nil
+}
+
+func TestHistoryCheckSeesAnAddressThatIsGivenTwice(t *testing.T) {
+	good := []change{{"ip-1", "a"}, {"ip-2", "b"}, {"ip-1", "a"}, {"ip-1", ""}, {"ip-1", "b"}}
+	if err := checkHistory(good); err != nil {
+		t.Error(err)
+	}
+	if checkHistory(append(good, change{"ip-2", "a"})) == nil {
+		t.Error("nothing was seen")
+	}
+	var l ledger
+	l.users = map[netip.Addr]string{}
+	if errors.Join(l.begin(at, "a"), l.begin(at, "b")) == nil {
+		t.Error("the ledger saw nothing")
+	}
+}
+
+// TestNoAddressIsEverGivenTwice has many goroutines over two replicas take and
+// release addresses of a pool that is too small for them, by chance and by name,
+// while leases expire. Then what they saw and what etcd saw is checked.
+func TestNoAddressIsEverGivenTwice(t *testing.T) {
+	const users, rounds = 12, 25
+	client := etcdtest.Start(t)
+	time := newClock()
+	addresses := pool(t, "10.66.10.0/28")
+	books := []*Book{
+		NewBook(startLeases(t, client), addresses, time.Now),
+		NewBook(startLeases(t, client), addresses, time.Now),
+	}
+	book := &ledger{users: map[netip.Addr]string{}}
+	var group errgroup.Group
+	for i := range users {
+		u := user{t: t, book: books[i%2], ledger: book, random: rand.New(rand.NewPCG(1, uint64(i))),
+			owner: owner([]string{"default", "elsewhere"}[i%3%2], fmt.Sprint("user", i))}
+		group.Go(func() error { return u.live(rounds) })
+	}
+	stop := make(chan struct{})
+	var expiry errgroup.Group
+	expiry.Go(func() error { return expire(t, books[0], time, stop) })
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	close(stop)
+	if err := expiry.Wait(); err != nil {
+		t.Error(err)
+	}
+	changes := history(t, client)
+	if err := checkHistory(changes); err != nil {
+		t.Error(err)
+	}
+	if len(changes) < 2*book.grants || book.grants < users {
+		t.Errorf("%d changes for %d grants: the history is not of what was done", len(changes), book.grants)
+	}
+	t.Logf("%d grants, %d changes of leases", book.grants, len(changes))
+}
+
+// user takes and releases addresses.
+type user struct {
+	t      *testing.T
+	book   *Book
+	ledger *ledger
+	owner  Owner
+	random *rand.Rand
+}
+
+func (u *user) live(rounds int) error {
+	for range rounds {
+		at, err := u.get()
+		if fault.Is(err, fault.Exhausted, fault.NotReady, fault.Stale) {
+			continue
+		}
+		if err == nil {
+			err = u.ledger.begin(at, u.owner.Name)
+		}
+		if err != nil {
+			return err
+		}
+		if held, err := u.book.Holds(u.owner, at); err != nil || !held {
+			return fmt.Errorf("%s does not hold %s: %w", u.owner.Name, at, err)
+		}
+		u.ledger.end(at)
+		if err := u.book.Release(u.t.Context(), u.owner, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *user) get() (netip.Addr, error) {
+	if u.random.IntN(2) == 0 {
+		return u.book.Pick(u.t.Context(), u.owner)
+	}
+	wanted := netip.AddrFrom4([4]byte{10, 66, 10, byte(1 + u.random.IntN(14))})
+	return wanted, u.book.Take(u.t.Context(), u.owner, wanted)
+}
+
+// expire lets time pass and deletes leases, as their loop does.
+func expire(t *testing.T, book *Book, time *clock, stop chan struct{}) error {
+	store := book.store.(*leases)
+	rules := &Reconciler{Book: book, Now: clockTime, Claimant: func(resource.Key) (Claimant, bool, error) {
+		return Claimant{}, true, nil
+	}}
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		time.move(Retention / 2)
+		all, err := store.All("", nil)
+		if err != nil {
+			return err
+		}
+		for _, l := range all {
+			if _, owned := OwnerKey(l); owned {
+				continue
+			}
+			result, err := rules.Reconcile(t.Context(), l)
+			if err != nil {
+				return err
+			}
+			if result.Finalized {
+				if _, err := store.RemoveFinalizer(t.Context(), resource.KeyOf(l), "test/cleanup"); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+func clockTime() time.Time { return time.Unix(0, 0) }
