@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export ORLOP_HOME ?= $(CURDIR)/.orlop
+# An older Go fetches the toolchain that go.work names.
+export GOTOOLCHAIN ?= auto
 
 .PHONY: help
 help: ## List the targets
@@ -18,6 +20,10 @@ build: ## Build orlop, orlopd, the services and the local Kubernetes API into bi
 .PHONY: demo
 demo: setup build ## Boot a VM from nothing: image, disk, machine, address
 	deploy/local/demo.sh
+
+.PHONY: guest-micro
+guest-micro: setup ## Build the small guest image that the demo boots
+	deploy/guest/build-micro.sh
 
 .PHONY: guest-debian
 guest-debian: setup ## Build the Debian guest image (cloud-init, sshd, nginx, agent)

@@ -20,8 +20,6 @@ packages() {
 test_tools() {
 	echo "== tools/protoc-gen-crd"
 	GOWORK=off go test -C tools/protoc-gen-crd "$@" ./...
-	echo "== deploy/guest"
-	GOWORK=off go test -C deploy/guest "$@" ./...
 }
 
 mapfile -t all < <(packages)

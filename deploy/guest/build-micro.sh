@@ -67,7 +67,7 @@ unpack() {
 
 make_root_dir() { # ROOT; reads debs
 	local root=$1 link deb name rest
-	mkdir -p "$root"/usr/{bin,sbin,lib,lib64} "$root"/{dev,proc,sys,run,tmp,root,home,mnt,etc,var/{lib,log,tmp,www}}
+	mkdir -p "$root"/usr/{bin,sbin,lib,lib64} "$root"/{dev,proc,sys,run,tmp,root,home,mnt,etc/{dropbear,sudoers.d},var/{lib,log,tmp,www}}
 	for link in bin sbin lib lib64; do ln -s "usr/$link" "$root/$link"; done
 	# The order of the list is the order of the files.
 	while read -r name rest; do

@@ -2,6 +2,8 @@ package local
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"runtime"
 
@@ -14,6 +16,7 @@ import (
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/disk"
+	"orlop.dev/services/network"
 	"orlop.dev/services/vm"
 )
 
@@ -77,6 +80,7 @@ func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
 		make func(context.Context, *grpc.ClientConn) (serve.Part, error)
 	}{
 		{"disk", d.newDisk},
+		{"network", d.newNetwork},
 		{"vm", d.newVM},
 	} {
 		conn, err := d.peers.as(service.name)
@@ -101,6 +105,28 @@ func (d *daemon) newDisk(_ context.Context, conn *grpc.ClientConn) (serve.Part, 
 		return serve.Part{}, err
 	}
 	return service.Part(), nil
+}
+
+func (d *daemon) newNetwork(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
+	service, err := network.New(network.Options{
+		Etcd: d.store.Client(), Prefix: network.DefaultPrefix, VirtualMachines: conn,
+		CIDRs: d.settings.VirtualMachineCIDRs, Mode: d.settings.NetworkMode,
+		Namespace: namespace(d.home), StateDir: d.home.Network(),
+		Logger: d.logger.With("service", "network"),
+	})
+	if err != nil {
+		return serve.Part{}, err
+	}
+	mode, reason := service.Mode()
+	d.report.fact("network", mode, reason)
+	return service.Part(), nil
+}
+
+// namespace is the network namespace of the state folder's guests: another
+// folder's have another one, so that both can have the same addresses.
+func namespace(h home.Home) string {
+	sum := sha256.Sum256([]byte(h))
+	return "orlop-" + hex.EncodeToString(sum[:4])
 }
 
 func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, error) {

@@ -184,8 +184,11 @@ func (s *Service) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// work is what one replica does at a time.
+// work is what one replica does at a time. Each kind's rules look at the other.
 func (s *Service) work(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil {
+		return nil // ctx ended
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.leaseLoop.Run(ctx) })
 	group.Go(func() error { return s.addressLoop.Run(ctx) })

@@ -68,8 +68,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, ip *networkv1.VirtualMachine
 	if resource.Terminating(ip) {
 		return r.remove(ctx, ip)
 	}
+	return r.look(ctx, ip)
+}
+
+// look sees to the lease and says what is there.
+func (r *Reconciler) look(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (reconcile.Result, error) {
 	o, err := r.bind(ctx, ip)
 	r.waiting.note(resource.KeyOf(ip), fault.Is(err, fault.NotReady, fault.Exhausted))
+	if fault.Is(err, fault.Transient, fault.Stale, fault.Internal) {
+		return reconcile.Result{}, err // nothing was observed: what was said stays true
+	}
 	return reconcile.Result{Status: r.status(ip, o)}, err
 }
 
@@ -143,8 +151,7 @@ func wantedAddress(spec *networkv1.VirtualMachineIPAddressSpec) (netip.Addr, err
 // it, and so does this keep the address.
 func (r *Reconciler) remove(ctx context.Context, ip *networkv1.VirtualMachineIPAddress) (reconcile.Result, error) {
 	if resource.Held(ip) {
-		o, err := r.bind(ctx, ip)
-		return reconcile.Result{Status: r.status(ip, o)}, err
+		return r.look(ctx, ip)
 	}
 	r.waiting.note(resource.KeyOf(ip), false)
 	// First off the network: the next guest with this address must find it free.

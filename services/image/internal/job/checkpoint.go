@@ -1,0 +1,106 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"orlop.dev/services/image/internal/importer"
+)
+
+// checkpointFile keeps the checkpoint of an import of one version. It stays when
+// the import is done, and then tells which version that was.
+type checkpointFile struct {
+	path    string
+	version int32
+}
+
+// record is what the file holds. The checkpoint has a secret in it.
+type record struct {
+	Version    int32               `json:"version"`
+	Checkpoint importer.Checkpoint `json:"checkpoint"`
+}
+
+// Load implements importer.Checkpoints.
+func (f checkpointFile) Load(context.Context) (importer.Checkpoint, error) {
+	stored, found, err := f.read()
+	if err != nil || !found || stored.Version != f.version {
+		return importer.Checkpoint{}, err
+	}
+	return stored.Checkpoint, nil
+}
+
+// Save implements importer.Checkpoints.
+func (f checkpointFile) Save(_ context.Context, c importer.Checkpoint) error {
+	return f.write(record{Version: f.version, Checkpoint: c})
+}
+
+// Clear implements importer.Checkpoints.
+func (f checkpointFile) Clear(context.Context) error {
+	return f.write(record{Version: f.version})
+}
+
+// read returns false if there is no file, or none that can be understood: the
+// import begins anew then.
+func (f checkpointFile) read() (record, bool, error) {
+	text, err := os.ReadFile(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{}, false, nil
+	}
+	if err != nil {
+		return record{}, false, err
+	}
+	var stored record
+	if json.Unmarshal(text, &stored) != nil {
+		return record{}, false, nil
+	}
+	return stored, true, nil
+}
+
+// write replaces the file as a whole, durably.
+func (f checkpointFile) write(r record) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	temporary := f.path + ".new"
+	if err := writeSynced(temporary, text); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, f.path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(f.path))
+}
+
+func (f checkpointFile) remove() error {
+	for _, path := range []string{f.path, f.path + ".new"} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeSynced(path string, text []byte) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
