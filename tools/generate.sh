@@ -35,6 +35,9 @@ import _ "embed"
 var Document []byte
 GO
 
+mkdir "$fresh/gen/rest"
+tools/rest.sh "$fresh/gen" >"$fresh/gen/rest/rest.go"
+
 # Only go.mod and go.sum of what is there already are kept.
 find "$target" -mindepth 1 -maxdepth 1 -type d ! -path "$fresh" -exec rm -rf {} +
 mv "$fresh"/gen/* "$target/"

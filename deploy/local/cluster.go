@@ -69,7 +69,20 @@ func (d *daemon) startKubernetes(ctx context.Context) (string, error) {
 		return "", err
 	}
 	d.cluster = &cluster{rest: unthrottled(config), user: facadeUser, endpoint: d.doors.kubernetes.String(), own: server}
-	return d.cluster.endpoint, d.keepAdministrator(server)
+	return d.describeKubernetes(), d.keepAdministrator(server)
+}
+
+// describeKubernetes says which version is where, as far as it tells.
+func (d *daemon) describeKubernetes() string {
+	client, err := clientset.NewForConfig(d.cluster.rest)
+	if err != nil {
+		return d.cluster.endpoint
+	}
+	version, err := client.Discovery().ServerVersion()
+	if err != nil {
+		return d.cluster.endpoint
+	}
+	return d.cluster.endpoint + ", version " + version.GitVersion
 }
 
 // keepAdministrator puts the user's credentials where the user looks for them.

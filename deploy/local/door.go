@@ -56,7 +56,9 @@ func (d *daemon) openDoors(ctx context.Context) (string, error) {
 	o.doors.rest = o.listen(door{home.REST, "rest-port", s.RESTPort, home.DefaultRESTPort})
 	o.doors.grpc = o.listen(door{home.GRPC, "grpc-port", s.GRPCPort, home.DefaultGRPCPort})
 	o.doors.registry = o.listen(door{home.DVCR, "dvcr-port", s.RegistryPort, home.DefaultRegistryPort})
-	o.doors.metrics = o.choose(door{home.Metrics, "metrics-port", s.MetricsPort, home.DefaultMetricsPort})
+	if s.MetricsPort != 0 {
+		o.doors.metrics = o.choose(door{home.Metrics, "metrics-port", s.MetricsPort, s.MetricsPort})
+	}
 	if d.wantsKubernetes() {
 		o.doors.webhook = o.choose(door{home.Webhook, "", 0, home.DefaultWebhookPort})
 	}
@@ -120,8 +122,17 @@ func (o *opening) opened(d door, address string) {
 	o.doors.endpoints[d.name] = address
 	port := netip.MustParseAddrPort(address).Port()
 	if d.wanted == 0 && port != d.preferred && o.former[d.name] != address {
-		o.moved = append(o.moved, fmt.Sprintf("%s is on port %d because %d is taken (--%s chooses another)", d.name, port, d.preferred, d.flag))
+		o.moved = append(o.moved, d.movedTo(port))
 	}
+}
+
+// movedTo says that a door is not where one expects it.
+func (d door) movedTo(port uint16) string {
+	sentence := fmt.Sprintf("%s is on port %d because %d is taken", d.name, port, d.preferred)
+	if d.flag != "" {
+		sentence += fmt.Sprintf(" (--%s chooses another)", d.flag)
+	}
+	return sentence
 }
 
 // choose finds a free port for somebody else to listen on.

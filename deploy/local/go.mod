@@ -88,8 +88,29 @@ require (
 	k8s.io/klog/v2 v2.130.1 // indirect
 	k8s.io/kube-openapi v0.0.0-20250910181357-589584f1c912 // indirect
 	k8s.io/utils v0.0.0-20260108192941-914a6e750570 // indirect
+	orlop.dev/facade v0.0.0
+	orlop.dev/gen v0.0.0
+	orlop.dev/kit v0.0.0
+	orlop.dev/services/disk v0.0.0
+	orlop.dev/services/image v0.0.0
+	orlop.dev/services/network v0.0.0
+	orlop.dev/services/vm v0.0.0
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.3.0 // indirect
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
+
+replace orlop.dev/facade => ../../facade
+
+replace orlop.dev/gen => ../../gen
+
+replace orlop.dev/kit => ../../kit
+
+replace orlop.dev/services/image => ../../services/image
+
+replace orlop.dev/services/disk => ../../services/disk
+
+replace orlop.dev/services/network => ../../services/network
+
+replace orlop.dev/services/vm => ../../services/vm

@@ -16,6 +16,7 @@ import (
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/disk"
+	"orlop.dev/services/image"
 	"orlop.dev/services/network"
 	"orlop.dev/services/vm"
 )
@@ -54,7 +55,10 @@ func (d *daemon) startServices(ctx context.Context) (string, error) {
 		return "", err
 	}
 	options := serve.Defaults()
-	options.Address, options.PrivateAddress = d.peers.target, d.doors.metrics.String()
+	options.Address = d.peers.target
+	if d.doors.metrics.IsValid() {
+		options.PrivateAddress = d.doors.metrics.String()
+	}
 	config := serve.Config{
 		Options: options, Name: "orlopd", Guard: guard,
 		TLS: d.identity.serviceTLS(), Listener: d.doors.grpc, Logger: d.logger,
@@ -79,6 +83,7 @@ func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
 		name string
 		make func(context.Context, *grpc.ClientConn) (serve.Part, error)
 	}{
+		{"image", d.newImage},
 		{"disk", d.newDisk},
 		{"network", d.newNetwork},
 		{"vm", d.newVM},
@@ -94,6 +99,27 @@ func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
 		parts = append(parts, part)
 	}
 	return parts, nil
+}
+
+func (d *daemon) newImage(context.Context, *grpc.ClientConn) (serve.Part, error) {
+	sources, err := home.Prefixes(d.settings.AllowImageSources)
+	if err != nil {
+		return serve.Part{}, err
+	}
+	credential := d.images.Credential()
+	service, err := image.New(image.Options{
+		Etcd: d.store.Client(), Prefix: image.DefaultPrefix,
+		Registry: image.Registry{
+			Endpoint: d.doors.endpoints[home.DVCR], CA: d.identity.authority.CertificatePEM(),
+			Username: credential.Username, Password: credential.Password,
+		},
+		BlobPath: image.BlobsIn(d.images.Dir()), StagingDir: d.home.Images(), AllowSources: sources,
+		Logger: d.logger.With("service", "image"),
+	})
+	if err != nil {
+		return serve.Part{}, err
+	}
+	return service.Part(), nil
 }
 
 func (d *daemon) newDisk(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
@@ -177,7 +203,8 @@ func (d *daemon) startGateway(context.Context) (string, error) {
 	d.stack.push("connection of the gateway", conn.Close)
 	options := gateway.Options{
 		Listener: d.doors.rest, TLS: d.identity.serverTLS(),
-		Images: conn, Disks: conn, Networks: conn, VMs: conn, Logger: d.logger.With("part", "gateway"),
+		Connect: func(string) (grpc.ClientConnInterface, error) { return conn, nil },
+		Logger:  d.logger.With("part", "gateway"),
 	}
 	d.stack.run("REST gateway", func(ctx context.Context) error { return gateway.Run(ctx, options) })
 	return d.doors.endpoints[home.REST], nil

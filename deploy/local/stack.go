@@ -8,6 +8,9 @@ import (
 	"slices"
 )
 
+// errEnded says that a part went away by itself.
+var errEnded = errors.New("ended without being asked to")
+
 // stack has what was started, so that it is stopped in the reverse order, each
 // thing when nothing that needs it is left.
 type stack struct {
@@ -40,7 +43,7 @@ func (s *stack) run(name string, run func(context.Context) error) {
 		err := run(ctx)
 		if ctx.Err() == nil {
 			if err == nil {
-				err = errors.New("ended without being asked to")
+				err = errEnded
 			}
 			s.fail(fmt.Errorf("%s: %w", name, err))
 			err = nil // it was told

@@ -2,14 +2,15 @@
 // and what HTTP needs beside them: manifests as bodies, errors in JSON, ETags,
 // OpenAPI and a page to browse it.
 //
-// It has no rule and no right of its own: it hands credentials and requests on
-// to the services.
+// It names no kind and has no rule and no right of its own: it hands
+// credentials and requests on to the services.
 package gateway
 
 import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,10 +19,7 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 
-	diskv1 "orlop.dev/gen/orlop/disk/v1"
-	imagev1 "orlop.dev/gen/orlop/image/v1"
-	networkv1 "orlop.dev/gen/orlop/network/v1"
-	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/gen/rest"
 )
 
 const (
@@ -34,22 +32,26 @@ const (
 type Options struct {
 	Listener net.Listener
 	TLS      *tls.Config
-	// Connections to the services, which may be one and the same.
-	Images, Disks, Networks, VMs *grpc.ClientConn
-	Logger                       *slog.Logger
+	// Connect returns the connection to a service by its full name, such as
+	// orlop.disk.v1.VirtualDiskService. All may share one. It must be a connection
+	// without a client certificate: the services know users by the token that is
+	// passed on, and a connection with a service's certificate has that service's
+	// rights. The gateway itself refuses requests that carry no credential.
+	Connect func(service string) (grpc.ClientConnInterface, error)
+	Logger  *slog.Logger
 }
 
-// Run serves until ctx ends, then lets open requests finish for a while.
+// Run serves until ctx ends. Watches end then; other open requests get a while
+// to finish.
 func Run(ctx context.Context, opts Options) error {
 	handler, err := Handler(ctx, opts)
 	if err != nil {
-		return err
+		return errors.Join(err, opts.Listener.Close())
 	}
 	server := &http.Server{
 		Handler: handler, TLSConfig: opts.TLS,
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
-		ErrorLog:    slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.ServeTLS(opts.Listener, "", "") }()
@@ -67,47 +69,36 @@ func Run(ctx context.Context, opts Options) error {
 	return err
 }
 
-// Handler is the REST door without a listener.
+// Handler is the REST door without a listener. Its watches end with ctx.
 func Handler(ctx context.Context, opts Options) (http.Handler, error) {
+	calls, err := newCalls(rest.Handlers())
+	if err != nil {
+		return nil, err
+	}
 	routes := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, newManifestMarshaler()),
 		runtime.WithErrorHandler(writeError),
 		runtime.WithRoutingErrorHandler(writeRoutingError),
 		runtime.WithIncomingHeaderMatcher(passHeader),
 		runtime.WithForwardResponseOption(writeETag),
+		runtime.WithMiddlewares(calls.prepare, calls.endStreamsWith(ctx)),
+		// A POST is a POST, whatever a header says of it.
+		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithDisablePathLengthFallback(),
 	)
-	if err := register(ctx, routes, opts); err != nil {
-		return nil, err
+	for _, handler := range rest.Handlers() {
+		conn, err := opts.Connect(handler.Service)
+		if err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", handler.Service, err)
+		}
+		if err := handler.Register(ctx, routes, conn); err != nil {
+			return nil, fmt.Errorf("routes of %s: %w", handler.Service, err)
+		}
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", withPreconditions(routes))
+	mux.Handle("/", requireCredential(routes))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /openapi.json", serveOpenAPI)
 	mux.HandleFunc("GET /docs", serveDocs)
 	return mux, nil
-}
-
-// register adds the routes of every service that has some.
-func register(ctx context.Context, routes *runtime.ServeMux, opts Options) error {
-	type registration struct {
-		conn     *grpc.ClientConn
-		register func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error
-	}
-	for _, service := range []registration{
-		{opts.Images, imagev1.RegisterVirtualImageServiceHandler},
-		{opts.Images, imagev1.RegisterClusterVirtualImageServiceHandler},
-		{opts.Disks, diskv1.RegisterVirtualDiskServiceHandler},
-		{opts.Disks, diskv1.RegisterStorageClassServiceHandler},
-		{opts.Networks, networkv1.RegisterVirtualMachineIPAddressServiceHandler},
-		{opts.Networks, networkv1.RegisterVirtualMachineIPAddressLeaseServiceHandler},
-		{opts.VMs, vmv1.RegisterVirtualMachineServiceHandler},
-		{opts.VMs, vmv1.RegisterVirtualMachineClassServiceHandler},
-		{opts.VMs, vmv1.RegisterVirtualMachineOperationServiceHandler},
-		{opts.VMs, vmv1.RegisterNodeServiceHandler},
-	} {
-		if err := service.register(ctx, routes, service.conn); err != nil {
-			return err
-		}
-	}
-	return nil
 }

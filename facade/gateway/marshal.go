@@ -1,13 +1,23 @@
 package gateway
 
 import (
+	"encoding/json"
 	"io"
 	"reflect"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource/manifest"
+)
+
+const (
+	contentType = "application/json"
+	// streamContentType is newline-delimited JSON.
+	streamContentType = "application/x-ndjson"
 )
 
 // manifestMarshaler reads bodies as manifests: strictly, with Kubernetes' forms
@@ -16,11 +26,25 @@ type manifestMarshaler struct{ runtime.JSONPb }
 
 func newManifestMarshaler() *manifestMarshaler { return &manifestMarshaler{} }
 
-// Marshal implements runtime.Marshaler. The elements of a stream are written as
-// they are, without the wrapper that grpc-gateway puts around them.
+// ContentType implements runtime.Marshaler.
+func (m *manifestMarshaler) ContentType(any) string { return contentType }
+
+// StreamContentType implements runtime.StreamContentType.
+func (m *manifestMarshaler) StreamContentType(any) string { return streamContentType }
+
+// Marshal implements runtime.Marshaler. The elements of a stream are written
+// without the wrappers that grpc-gateway puts around them: changes as they are,
+// the error that ends the stream as a failure.
 func (m *manifestMarshaler) Marshal(v any) ([]byte, error) {
-	if wrapper, ok := v.(map[string]any); ok && len(wrapper) == 1 {
-		if element, found := wrapper["result"]; found {
+	switch wrapper := v.(type) {
+	case map[string]proto.Message:
+		if wire, ok := wrapper["error"].(*spb.Status); ok {
+			body := failureOf(fault.From(status.FromProto(wire).Err()))
+			body.Type = "Error"
+			return json.Marshal(body)
+		}
+	case map[string]any:
+		if element, found := wrapper["result"]; found && len(wrapper) == 1 {
 			v = element
 		}
 	}

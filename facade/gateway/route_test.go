@@ -4,29 +4,42 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/genproto/googleapis/api/annotations"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
+	"orlop.dev/gen/rest"
 )
-
-type route struct {
-	verb, path, method string
-}
 
 // TestNoTwoRoutesOverlap holds every route against every other: a request must
 // never be able to mean two methods.
 func TestNoTwoRoutesOverlap(t *testing.T) {
-	routes := allRoutes()
-	if len(routes) < 50 {
-		t.Fatalf("only %d routes found: are the services linked in?", len(routes))
+	all, err := newCalls(rest.Handlers())
+	if err != nil {
+		t.Fatal(err)
 	}
-	for i, a := range routes {
-		for _, b := range routes[i+1:] {
-			if a.verb == b.verb && overlap(a.path, b.path) {
-				t.Errorf("%s %s of %s and %s of %s overlap", a.verb, a.path, a.method, b.path, b.method)
+	if len(all) < 50 {
+		t.Fatalf("only %d routes found: are the services linked in?", len(all))
+	}
+	for a, left := range all {
+		for b, right := range all {
+			if a != b && a.verb == b.verb && overlap(a.path, b.path) {
+				t.Errorf("%s %s of %s and %s of %s overlap", a.verb, a.path, left.method.FullName(), b.path, right.method.FullName())
 			}
 		}
+	}
+}
+
+func TestNoRouteIsWrittenTwice(t *testing.T) {
+	written, found := 0, calls{}
+	for _, handler := range rest.Handlers() {
+		one, err := newCalls([]rest.Handler{handler})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for r, c := range one {
+			found[r] = c
+		}
+		written += len(one)
+	}
+	if written != len(found) {
+		t.Errorf("%d routes are written, %d are different", written, len(found))
 	}
 }
 
@@ -45,35 +58,6 @@ func TestOverlap(t *testing.T) {
 			t.Errorf("overlap(%s, %s) = %v", test.a, test.b, got)
 		}
 	}
-}
-
-func allRoutes() []route {
-	var routes []route
-	protoregistry.GlobalFiles.RangeFiles(func(file protoreflect.FileDescriptor) bool {
-		for i := range file.Services().Len() {
-			methods := file.Services().Get(i).Methods()
-			for j := range methods.Len() {
-				routes = append(routes, routesOf(methods.Get(j))...)
-			}
-		}
-		return true
-	})
-	return routes
-}
-
-func routesOf(method protoreflect.MethodDescriptor) []route {
-	rule, _ := proto.GetExtension(method.Options(), annotations.E_Http).(*annotations.HttpRule)
-	var routes []route
-	for _, r := range append([]*annotations.HttpRule{rule}, rule.GetAdditionalBindings()...) {
-		for verb, path := range map[string]string{
-			"GET": r.GetGet(), "PUT": r.GetPut(), "POST": r.GetPost(), "DELETE": r.GetDelete(), "PATCH": r.GetPatch(),
-		} {
-			if path != "" {
-				routes = append(routes, route{verb, path, string(method.FullName())})
-			}
-		}
-	}
-	return routes
 }
 
 func overlap(a, b string) bool {

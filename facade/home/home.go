@@ -61,7 +61,7 @@ func Locate(dir string) (Home, error) {
 
 // Make makes the folder and those in it, for their owner only. Idempotent.
 func (h Home) Make() error {
-	for _, dir := range []string{string(h), h.Logs(), h.Run(), h.Authority(), h.Etcd(), h.Registry(), h.Disks(), h.Machines(), h.Network()} {
+	for _, dir := range []string{string(h), h.Logs(), h.Run(), h.Authority(), h.Etcd(), h.Registry(), h.Images(), h.Disks(), h.Machines(), h.Network()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}

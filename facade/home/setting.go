@@ -16,7 +16,6 @@ const (
 	DefaultGRPCPort       = 18444
 	DefaultRegistryPort   = 18445
 	DefaultWebhookPort    = 18446
-	DefaultMetricsPort    = 18447
 	DefaultKubernetesPort = 16443
 )
 
@@ -37,7 +36,10 @@ const (
 type Settings struct {
 	Home string
 	// Ports; 0 means the default's or another that is free.
-	RESTPort, GRPCPort, RegistryPort, MetricsPort, KubernetesPort uint16
+	RESTPort, GRPCPort, RegistryPort, KubernetesPort uint16
+	// MetricsPort is that of metrics and profiles, which ask nobody who they are;
+	// 0 means none.
+	MetricsPort uint16
 	// Kubernetes is whether an API of our own runs.
 	Kubernetes string
 	// Kubeconfig reaches a cluster of the user's, instead of one of our own.
@@ -61,7 +63,7 @@ type Settings struct {
 func DefaultSettings() Settings {
 	return Settings{
 		Home: Default(), Kubernetes: KubernetesLocal, NetworkMode: NetworkAuto,
-		VirtualMachineCIDRs: []string{"10.66.10.0/24"},
+		VirtualMachineCIDRs: []string{"10.66.10.0/24", "10.66.20.0/24"},
 		Nodes:               2, CPUOvercommit: 4, MemoryOvercommit: 1,
 		QEMU: "qemu-system-x86_64",
 	}
@@ -76,8 +78,8 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	port(&s.RESTPort, "rest", DefaultRESTPort)
 	port(&s.GRPCPort, "grpc", DefaultGRPCPort)
 	port(&s.RegistryPort, "dvcr", DefaultRegistryPort)
-	port(&s.MetricsPort, "metrics", DefaultMetricsPort)
 	port(&s.KubernetesPort, "kubernetes", DefaultKubernetesPort)
+	fs.Uint16Var(&s.MetricsPort, "metrics-port", s.MetricsPort, "port of metrics and profiles on 127.0.0.1, open to every user of this machine (default none)")
 	fs.StringVar(&s.Kubernetes, "kubernetes", s.Kubernetes, "local: a Kubernetes API of its own; none: REST and gRPC only")
 	fs.StringVar(&s.Kubeconfig, "kubeconfig", s.Kubeconfig, "kubeconfig of a cluster of yours, instead of a Kubernetes API of its own")
 	fs.StringSliceVar(&s.VirtualMachineCIDRs, "virtual-machine-cidrs", s.VirtualMachineCIDRs, "networks that guests get their addresses from")

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
@@ -24,11 +25,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"orlop.dev/facade/kubernetes/internal/admission"
@@ -46,6 +49,10 @@ const (
 	webhookPath = "/admit"
 	// workers is how many objects of one kind are compared at once.
 	workers = 4
+	// retryMin and retryMax bound the pauses between failures of one object. The
+	// library's own maximum is a quarter of an hour.
+	retryMin = 100 * time.Millisecond
+	retryMax = 30 * time.Second
 )
 
 // Options say where the API server and the services are.
@@ -166,7 +173,10 @@ func (o *Operator) Run(ctx context.Context) error {
 		}
 		handler.Kinds[gvkOf(k)] = admission.Kind{Convert: twin.Converter(k), Client: o.mirrors[gvkOf(k)].Client()}
 	}
-	m.GetWebhookServer().Register(webhookPath, &webhook.Admission{Handler: handler})
+	m.GetWebhookServer().Register(webhookPath, &webhook.Admission{
+		Handler:        handler,
+		LogConstructor: func(logr.Logger, *webhook.AdmissionRequest) logr.Logger { return m.GetLogger() },
+	})
 
 	group, ctx := errgroup.WithContext(ctx)
 	for _, mirror := range o.mirrors {
@@ -217,7 +227,10 @@ func (o *Operator) addController(m manager.Manager, k *kind.Kind) error {
 		Named(k.Plural).
 		For(cr).
 		WatchesRawSource(o.feeds[gvkOf(k)]).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers, SkipNameValidation: &skipNames}).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers, SkipNameValidation: &skipNames,
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryMin, retryMax),
+		}).
 		Complete(twin.New(twin.Options{
 			Kind: k, Kube: m.GetClient(), Mirrors: o.mirrors,
 			//nolint:staticcheck // The newer events API has no place for an event without an action.

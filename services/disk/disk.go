@@ -78,6 +78,9 @@ func New(opts Options) (*Service, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
+	if opts.Prefix == "" {
+		opts.Prefix = DefaultPrefix
+	}
 	k := kind.Must(&diskv1.VirtualDisk{})
 	rules, err := schema.Find(crd.FS, k)
 	if err != nil {

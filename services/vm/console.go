@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
@@ -37,13 +36,21 @@ func (s *Service) AttachConsole(stream grpc.BidiStreamingServer[vmv1.AttachConso
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(stream.Context())
-	// Closing the viewer ends both directions.
-	stop := context.AfterFunc(ctx, func() { _ = viewer.Close() })
+	// A stream can't be read with a deadline: what is typed is read until the
+	// stream ends, which it does when this returns.
+	typed := make(chan error, 1)
+	go func() {
+		typed <- enter(stream, viewer, first.GetInput())
+		_ = viewer.Close() // ends show
+	}()
+	stop := context.AfterFunc(stream.Context(), func() { _ = viewer.Close() })
 	defer stop()
-	group.Go(func() error { return show(stream, viewer) })
-	group.Go(func() error { return enter(stream, viewer, first.GetInput()) })
-	err = group.Wait()
+	err = show(stream, viewer)
+	_ = viewer.Close()
+	select {
+	case err = <-typed:
+	default:
+	}
 	if errors.Is(err, errHungUp) {
 		return nil
 	}

@@ -2,11 +2,15 @@ package vm
 
 import (
 	"context"
+	"time"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/resource"
 	"orlop.dev/services/vm/internal/operation"
 )
+
+// followPause keeps a watch that fails at once from turning hot.
+const followPause = 500 * time.Millisecond
 
 // Class implements machine.Classes.
 func (s *Service) Class(name string) (*vmv1.VirtualMachineClass, bool) {
@@ -79,9 +83,16 @@ func (s *Service) addressChanged(_ string, key resource.Key) {
 	})
 }
 
-// machineChanged wakes the operations that wait for a VM, and its class.
+// machineChanged wakes the operations that wait for a VM, and the classes that
+// wait for their last one.
 func (s *Service) machineChanged(vm *vmv1.VirtualMachine) {
-	s.classes.loop.Trigger(resource.Key{Name: vm.GetSpec().GetVirtualMachineClassName()})
+	if classes, err := s.classes.All("", nil); err == nil {
+		for _, class := range classes {
+			if resource.Terminating(class) {
+				s.classes.loop.Trigger(resource.KeyOf(class))
+			}
+		}
+	}
 	all, err := s.allOperations(vm.GetMetadata().GetNamespace())
 	if err != nil {
 		return
@@ -102,10 +113,10 @@ func (s *Service) classChanged(name string) {
 	})
 }
 
-// follow tells of the changes of a collection until ctx ends, and begins again
-// where it fell behind.
+// follow tells of the changes of a collection until ctx ends, and begins again,
+// after a pause, where it fell behind.
 func follow[T resource.Object](ctx context.Context, c *resource.Collection[T], tell func(T)) error {
-	for ctx.Err() == nil {
+	for {
 		for event, err := range c.Watch(ctx, resource.WatchOptions{}) {
 			if err != nil {
 				break
@@ -114,6 +125,10 @@ func follow[T resource.Object](ctx context.Context, c *resource.Collection[T], t
 				tell(event.Object)
 			}
 		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(followPause):
+		}
 	}
-	return nil
 }

@@ -104,6 +104,9 @@ func New(ctx context.Context, opts Options) (*Service, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
+	if opts.Prefix == "" {
+		opts.Prefix = DefaultPrefix
+	}
 	if opts.QEMU == "" {
 		opts.QEMU = qemu.DefaultBinary
 	}
@@ -225,17 +228,16 @@ func (s *Service) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// lead is what one replica does at a time. VMs wait until it is known what they
-// have: a disk that seems to be missing might be claimed twice.
+// lead is what one replica does at a time.
 func (s *Service) lead(ctx context.Context) error {
-	if err := errors.Join(s.ready(ctx), s.devices.WaitSynced(ctx), s.addresses.WaitSynced(ctx)); err != nil {
+	if err := s.ready(ctx); err != nil {
 		return nil //nolint:nilerr // The lead ended before it began.
 	}
 	if err := s.shipClasses(ctx); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.machines.loop.Run(ctx) })
+	group.Go(func() error { return s.runMachines(ctx) })
 	group.Go(func() error { return s.classes.loop.Run(ctx) })
 	group.Go(func() error { return s.operations.loop.Run(ctx) })
 	group.Go(func() error { return follow(ctx, s.machines.Collection, s.machineChanged) })
@@ -243,6 +245,15 @@ func (s *Service) lead(ctx context.Context) error {
 		return follow(ctx, s.classes.Collection, func(c *vmv1.VirtualMachineClass) { s.classChanged(c.GetMetadata().GetName()) })
 	})
 	return group.Wait()
+}
+
+// runMachines works on VMs once it is known what they have: a disk that merely
+// is not seen yet must not be told to be missing.
+func (s *Service) runMachines(ctx context.Context) error {
+	if err := errors.Join(s.devices.WaitSynced(ctx), s.addresses.WaitSynced(ctx)); err != nil {
+		return nil //nolint:nilerr // The lead ended before it began.
+	}
+	return s.machines.loop.Run(ctx)
 }
 
 // shipClasses makes the classes that every installation has. One that somebody

@@ -5,11 +5,9 @@ package doors_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
 	"net"
-	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +31,6 @@ import (
 	authkubernetes "orlop.dev/kit/auth/kubernetes"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
-	"orlop.dev/kit/resource/etcdtest"
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/disk"
@@ -55,9 +52,11 @@ var diskGVK = schema.GroupVersionKind{Group: "virtualization.deckhouse.io", Vers
 // house is a Kubernetes API server, the disk service and the facade: two doors
 // to one kind.
 type house struct {
-	kube  client.Client
+	*cluster
 	disks *resource.Client[*diskv1.VirtualDisk]
-	conn  *grpc.ClientConn
+	// address and roots lead users to the gRPC door.
+	address string
+	roots   *x509.CertPool
 }
 
 // TestDoors tells one story, since a start costs seconds: what is made, changed
@@ -73,62 +72,44 @@ func TestDoors(t *testing.T) {
 	t.Run("a saved manifest can be applied again", h.testSavedManifest)
 	t.Run("what the service would refuse is refused at admission", h.testAdmission)
 	t.Run("both doors refuse in the same words", h.testSameWords)
+	t.Run("kubectl applies, compares and tries", h.testApply)
+	t.Run("what the disk service refuses names the field", h.testRefused)
+	t.Run("rights count at both doors", h.testRights)
+	t.Run("nobody gets anything but health", h.testNobody)
 	t.Run("a namespace ends", h.testNamespace)
 }
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("needs the local Kubernetes API: not in the fast run")
-	}
-	binary, err := filepath.Abs("../../../../bin/kube")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(binary); err != nil {
-		t.Skip("bin/kube is not built: make build builds it")
-	}
+	c := newCluster(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-
-	etcd := etcdtest.Server(t, onLoopback)
-	server, err := kubernetes.Start(ctx, kubernetes.Options{
-		Binary: binary, Dir: t.TempDir(), Address: netip.MustParseAddrPort("127.0.0.1:0"),
-		Etcd:   kubernetes.Etcd{Endpoints: []string{"http://" + etcd.Clients[0].Addr().String()}},
-		Users:  []kubernetes.User{{Name: facadeUser, Groups: []string{kubernetes.Masters}}},
-		Logger: logger,
-	})
-	check(t, err)
-	t.Cleanup(func() { server.Stop(context.Background()) })
-
 	authority, err := serve.OpenAuthority(t.TempDir())
 	check(t, err)
 	listener := listen(t)
-	conn := dial(t, authority, listener.Addr().String())
+	address := listener.Addr().String()
+	conn := dial(t, authority, address)
 	disks, err := disk.New(disk.Options{
-		Etcd: newEtcdClient(t, etcd), Prefix: disk.DefaultPrefix, Images: conn, Dir: t.TempDir(), Logger: logger,
+		Etcd: newEtcdClient(t, c.etcd), Prefix: disk.DefaultPrefix, Images: conn, Dir: t.TempDir(), Logger: c.logger,
 	})
 	check(t, err)
-	admin, err := server.RESTConfig(kubernetes.Admin)
+	admin, err := c.server.RESTConfig(kubernetes.Admin)
 	check(t, err)
 	reviewer := authkubernetes.New(clientset.NewForConfigOrDie(admin), clock.RealClock{})
 	background(t, cancel, "serve", func() error {
 		return serve.Run(ctx, serve.Config{
 			Options: serve.Defaults(), Name: "test", Guard: auth.NewGuard(reviewer, reviewer),
-			TLS: serverTLS(t, authority), Listener: listener, Logger: logger,
+			TLS: serverTLS(t, authority), Listener: listener, Logger: c.logger,
 		}, disks.Part())
 	})
 
-	operator := newOperator(t, server, authority, conn, logger)
+	operator := newOperator(t, c.server, authority, conn, c.logger)
 	check(t, operator.Install(ctx))
-	check(t, server.StartControllerManager())
+	check(t, c.server.StartControllerManager())
 	background(t, cancel, "facade", func() error { return operator.Run(ctx) })
 
-	kube, err := client.New(admin, client.Options{})
-	check(t, err)
 	remote, err := resource.NewClient[*diskv1.VirtualDisk](conn, kind.Must(&diskv1.VirtualDisk{}))
 	check(t, err)
-	return &house{kube: kube, disks: remote, conn: conn}
+	return &house{cluster: c, disks: remote, address: address, roots: authority.Pool()}
 }
 
 func newOperator(t *testing.T, server *kubernetes.Server, authority *serve.Authority, conn *grpc.ClientConn, logger *slog.Logger) *facade.Operator {

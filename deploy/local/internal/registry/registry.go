@@ -23,8 +23,6 @@ import (
 	"github.com/distribution/distribution/v3/registry/handlers"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // the storage
 	"github.com/sirupsen/logrus"
-
-	"orlop.dev/facade/home"
 )
 
 const (
@@ -40,10 +38,8 @@ type Options struct {
 	// Dir has blobs, manifests and the credential. It is made if missing.
 	Dir string
 	// TLS has the server's certificate.
-	TLS *tls.Config
-	// Authority (PEM) verifies that certificate.
-	Authority []byte
-	Logger    *slog.Logger
+	TLS    *tls.Config
+	Logger *slog.Logger
 }
 
 // Registry is DVCR on this machine.
@@ -62,18 +58,11 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the registry's credential: %w", err)
 	}
-	if err := writeAuthority(o); err != nil {
-		return nil, fmt.Errorf("the registry's authority: %w", err)
-	}
 	return &Registry{options: o, credential: credential}, nil
 }
 
 // Credential is what clients log in with.
 func (r *Registry) Credential() Credential { return r.credential }
-
-// CertificateDir has the authority of the registry's certificate alone, in the
-// form that container tools know (--cert-dir).
-func (r *Registry) CertificateDir() string { return certificates(r.options.Dir) }
 
 // Dir is where the data of images is.
 func (r *Registry) Dir() string { return storage(r.options.Dir) }
@@ -132,14 +121,5 @@ func (r *Registry) configuration() *configuration.Configuration {
 // silence keeps the registry's library from writing to this process's standard
 // error: it has one logger for all, and clients are told each error anyway.
 func silence() { logrus.SetOutput(io.Discard) }
-
-func writeAuthority(o Options) error {
-	if err := os.MkdirAll(certificates(o.Dir), 0o700); err != nil {
-		return err
-	}
-	return home.WriteFile(filepath.Join(certificates(o.Dir), "ca.crt"), o.Authority)
-}
-
-func certificates(dir string) string { return filepath.Join(dir, "certificates") }
 
 func storage(dir string) string { return filepath.Join(dir, "registry") }

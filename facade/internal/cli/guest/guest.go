@@ -5,7 +5,6 @@
 package guest
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +25,8 @@ const (
 	socket      = "qmp.sock"
 	dialTimeout = 5 * time.Second
 	killTimeout = 10 * time.Second
+	// shutStatus and shutEvent say that the guest has shut itself down.
+	shutStatus, shutEvent = "shutdown", "SHUTDOWN"
 )
 
 // ErrAlive is a process that doesn't end even when it is killed.
@@ -85,11 +86,11 @@ func open(pid int, dir string) *Guest {
 // Close lets go of the process, which lives on.
 func (g *Guest) Close() error { return unix.Close(g.handle) }
 
-// PowerOff presses the guest's power button, waits until the process ends, and
-// kills it if it hasn't when ctx does. It tells whether it had to. The daemon
-// must not run: QEMU listens to one at a time.
+// PowerOff presses the guest's power button, waits until it has shut down, and
+// kills the process if it hasn't when ctx ends. It tells whether it had to. The
+// daemon must not run: QEMU listens to one at a time.
 func (g *Guest) PowerOff(ctx context.Context) (killed bool, err error) {
-	if err := g.pressButton(ctx); err == nil && g.wait(ctx) {
+	if err := g.shutDown(ctx); err == nil && g.wait(ctx) {
 		return false, nil
 	}
 	if err := unix.PidfdSendSignal(g.handle, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -117,54 +118,48 @@ func (g *Guest) wait(ctx context.Context) bool {
 	}
 }
 
-// pressButton asks QEMU, in its own protocol, for the ACPI event.
-func (g *Guest) pressButton(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	var dialer net.Dialer
-	// By way of /proc the address is short: a unix socket's has 108 bytes.
-	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/%d/cwd/%s", g.PID, socket))
+// shutDown asks the guest to end, by the ACPI event, and then QEMU, which stays
+// so that a daemon could read how the guest ended.
+func (g *Guest) shutDown(ctx context.Context) error {
+	c, err := g.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return err
-		}
-	}
-	answers := json.NewDecoder(bufio.NewReader(conn))
-	if err := answer(answers, "QMP"); err != nil {
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends a read that waits
+	defer stop()
+	defer c.Close()
+	if _, err := c.await("QMP"); err != nil {
 		return err
 	}
-	for _, command := range []string{"qmp_capabilities", "system_powerdown"} {
-		if _, err := fmt.Fprintf(conn, `{"execute":%q}`, command); err != nil {
+	if _, err := c.execute("qmp_capabilities"); err != nil {
+		return err
+	}
+	state, err := c.execute("query-status")
+	if err != nil {
+		return err
+	}
+	if state.Return.Status != shutStatus {
+		if _, err := c.execute("system_powerdown"); err != nil {
 			return err
 		}
-		if err := answer(answers, "return"); err != nil {
-			return fmt.Errorf("%s: %w", command, err)
+		for event := ""; event != shutEvent; {
+			message, err := c.await("event")
+			if err != nil {
+				return err
+			}
+			event = message.Event
 		}
 	}
-	return nil
+	_, err = c.execute("quit")
+	return err
 }
 
-// refusalError is QEMU's answer to a command that it doesn't take.
-type refusalError struct{ answer string }
-
-func (e *refusalError) Error() string { return "QEMU answered " + e.answer }
-
-// answer reads until the message that has the key; events come in between.
-func answer(d *json.Decoder, key string) error {
-	for {
-		var message map[string]json.RawMessage
-		if err := d.Decode(&message); err != nil {
-			return err
-		}
-		if _, found := message[key]; found {
-			return nil
-		}
-		if refusal, found := message["error"]; found {
-			return &refusalError{string(refusal)}
-		}
+// connect goes by way of /proc, as a unix socket's address has 108 bytes only.
+func (g *Guest) connect(ctx context.Context) (*control, error) {
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/%d/cwd/%s", g.PID, socket))
+	if err != nil {
+		return nil, err
 	}
+	return &control{Conn: conn, answers: json.NewDecoder(conn)}, nil
 }

@@ -6,7 +6,6 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -173,10 +172,10 @@ func (c *Controller) agreeOn(ctx context.Context, p *pair, object resource.Objec
 // markMirrored tells the service that Kubernetes' garbage collector looks after
 // the object from now on.
 func (c *Controller) markMirrored(ctx context.Context, p *pair) error {
-	meta := p.object.GetMetadata()
-	if types.UID(meta.GetAnnotations()[MirroredAnnotation]) == p.cr.GetUID() {
+	if p.marked() {
 		return nil
 	}
+	meta := p.object.GetMetadata()
 	annotations := maps.Clone(meta.GetAnnotations())
 	if annotations == nil {
 		annotations = map[string]string{}

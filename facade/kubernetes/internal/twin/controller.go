@@ -87,7 +87,7 @@ func (c *Controller) Reconcile(ctx context.Context, request reconcile.Request) (
 	p, err := c.observe(ctx, key)
 	var refusal *fault.Fault
 	if err == nil {
-		action := Decide(p.crSide, p.serviceSide, p.agreement(), p.store)
+		action := p.action()
 		if action != Rest {
 			c.logger.DebugContext(ctx, "next step", "object", key, "action", action)
 		}
@@ -108,6 +108,20 @@ func (c *Controller) Reconcile(ctx context.Context, request reconcile.Request) (
 		wait = refusedPoll
 	}
 	return reconcile.Result{RequeueAfter: wait}, nil
+}
+
+// action is Decide's, and marks a service's object whose mark is missing: its
+// custom resource is new, or the mark was overwritten through another door.
+func (p *pair) action() Action {
+	action := Decide(p.crSide, p.serviceSide, p.agreement(), p.store)
+	if action == Rest && p.alike() && !p.crSide.Deleting && !p.serviceSide.Deleting && !p.marked() {
+		return Mark
+	}
+	return action
+}
+
+func (p *pair) marked() bool {
+	return p.object.GetMetadata().GetAnnotations()[MirroredAnnotation] == string(p.cr.GetUID())
 }
 
 func (p *pair) agreement() Agreement {
@@ -131,17 +145,30 @@ func (c *Controller) observe(ctx context.Context, key resource.Key) (*pair, erro
 		return p, client.IgnoreNotFound(err)
 	}
 	p.cr = cr
-	wanted, err := objectOf(c.kind, cr)
-	if err != nil {
+	err := p.readWishes(c.kind)
+	if cr.GetDeletionTimestamp() == nil {
 		return p, err
+	}
+	// What can't be read can be deleted all the same.
+	if err != nil {
+		p.crSide = &Side{}
+	}
+	p.crSide.Deleting = true
+	return p, nil
+}
+
+// readWishes reads the service's form of the custom resource.
+func (p *pair) readWishes(k *kind.Kind) error {
+	wanted, err := objectOf(k, p.cr)
+	if err != nil {
+		return err
 	}
 	side, err := sideOf(wanted)
 	if err != nil {
-		return p, err
+		return err
 	}
-	side.Deleting = cr.GetDeletionTimestamp() != nil
 	p.wanted, p.crSide = wanted, side
-	return p, nil
+	return nil
 }
 
 func sideOf(object resource.Object) (*Side, error) {
@@ -191,6 +218,9 @@ func (c *Controller) retry(ctx context.Context, key resource.Key, err error) (re
 			return reconcile.Result{}, err
 		}
 		return reconcile.Result{RequeueAfter: ownerPoll}, nil
+	case errors.As(err, &f) && f.Class == fault.Transient:
+		// No back-off: it would go on for minutes after the service is back.
+		return reconcile.Result{RequeueAfter: serviceDownPoll}, nil
 	}
 	return reconcile.Result{}, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kubemeta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -53,8 +54,12 @@ func (m Mirrors) ownersForKubernetes(ctx context.Context, c client.Reader, objec
 			twin := new(unstructured.Unstructured)
 			twin.SetGroupVersionKind(gvkOf(owner))
 			key := ownerKey(mirror, meta.GetNamespace(), owner)
-			if err := c.Get(ctx, client.ObjectKey(key), twin); err != nil {
-				return nil, fmt.Errorf("%w: %s: %w", errOwnerAbsent, ownerName(owner), client.IgnoreNotFound(err))
+			err := c.Get(ctx, client.ObjectKey(key), twin)
+			if apierrors.IsNotFound(err) {
+				return nil, fmt.Errorf("%w: %s", errOwnerAbsent, ownerName(owner))
+			}
+			if err != nil {
+				return nil, err
 			}
 			reference.UID = twin.GetUID()
 		}

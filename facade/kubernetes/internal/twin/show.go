@@ -37,6 +37,7 @@ func status(cr *unstructured.Unstructured, object resource.Object, agreed bool, 
 		recount(result, generations{
 			service: int64(object.GetMetadata().GetGeneration()), kubernetes: cr.GetGeneration(), agreed: agreed,
 		})
+		addMessages(result)
 	}
 	if refusal != nil {
 		result = withRefusal(result, cr, refusal)
@@ -69,6 +70,18 @@ func recount(value any, g generations) {
 	case []any:
 		for _, inner := range value {
 			recount(inner, g)
+		}
+	}
+}
+
+// addMessages writes empty messages of conditions: Kubernetes requires what a
+// service's JSON leaves out.
+func addMessages(status map[string]any) {
+	conditions, _ := status["conditions"].([]any)
+	for _, condition := range conditions {
+		condition, ok := condition.(map[string]any)
+		if _, found := condition["message"]; ok && !found {
+			condition["message"] = ""
 		}
 	}
 }

@@ -45,17 +45,34 @@ func (s *Store) unpin(name string) error {
 	return remove(filepath.Join(s.bases(), name))
 }
 
+// collect removes bases that no volume stands on: a killed process leaves them.
+func (s *Store) collect() error {
+	entries, err := os.ReadDir(s.bases())
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, entry := range entries {
+		if err := s.unpin(entry.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func copyFile(from, to string) (err error) {
 	source, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	partial := to + partialSuffix
-	target, err := os.OpenFile(partial, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	// A name of its own: two volumes may copy one base at the same time.
+	target, err := os.CreateTemp(filepath.Dir(to), filepath.Base(to)+".*"+partialSuffix)
 	if err != nil {
 		return err
 	}
+	partial := target.Name()
 	_, err = io.Copy(target, source)
 	if err = errors.Join(err, target.Close()); err != nil {
 		return errors.Join(err, remove(partial))

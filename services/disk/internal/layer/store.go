@@ -62,7 +62,7 @@ func Open(dir string, logger *slog.Logger) (*Store, error) {
 			return nil, err
 		}
 	}
-	return s, nil
+	return s, s.collect()
 }
 
 func (s *Store) volumes() string { return filepath.Join(s.dir, "volumes") }
@@ -96,6 +96,10 @@ func (s *Store) Make(ctx context.Context, id string, base *Base, virtualBytes in
 	if _, found, err := s.Lookup(ctx, id); err != nil || found {
 		return err
 	}
+	earlier, err := s.readRecord(id)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	r := record{VirtualBytes: virtualBytes}
 	if base != nil {
 		r.Base = baseName(*base)
@@ -103,6 +107,9 @@ func (s *Store) Make(ctx context.Context, id string, base *Base, virtualBytes in
 	}
 	// The record comes first, so that nobody removes the base in between.
 	if err := s.writeRecord(id, r); err != nil {
+		return err
+	}
+	if err := s.letGo(earlier.Base); err != nil {
 		return err
 	}
 	if base != nil {
@@ -150,10 +157,15 @@ func (s *Store) Remove(_ context.Context, id string) error {
 			return err
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err := remove(s.recordPath(id)); err != nil {
 		return err
 	}
-	return s.unpin(r.Base)
+	return s.letGo(r.Base)
+}
+
+// letGo removes a base if no record names it any more.
+func (s *Store) letGo(base string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unpin(base)
 }

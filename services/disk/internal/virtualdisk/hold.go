@@ -8,6 +8,7 @@ import (
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource"
 	"orlop.dev/services/disk/internal/layer"
 )
 
@@ -20,6 +21,9 @@ func (r *Reconciler) AdmitHolder(ctx context.Context, disk *diskv1.VirtualDisk, 
 	if other := activeHolder(disk); other != nil && other.GetUid() != holder.GetUid() {
 		return fault.New(fault.NotReady, "VirtualDiskAlreadyInUse", "disk %s is in use by %s %s",
 			disk.GetMetadata().GetName(), other.GetKind(), other.GetName())
+	}
+	if activeHolder(disk) == nil && resource.Terminating(disk) {
+		return fault.New(fault.NotReady, resource.ReasonTerminating, "disk %s is being deleted", disk.GetMetadata().GetName())
 	}
 	_, err := r.volume(ctx, disk)
 	return err

@@ -2,7 +2,10 @@ package virtualdisk
 
 import (
 	"context"
+	"slices"
+	"strconv"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
@@ -10,8 +13,6 @@ import (
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/kind"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // ImageMirrors implements Images on copies of the image service's objects.
@@ -60,26 +61,39 @@ func (m *ImageMirrors) Run(ctx context.Context) error {
 // State implements Images.
 func (m *ImageMirrors) State(ref *diskv1.DiskObjectRef, namespace string) ImageState {
 	if ref.GetKind() == diskv1.DiskObjectRefKind_ClusterVirtualImage {
-		image, found := m.cluster.Get(resource.Key{Name: ref.GetName()})
-		status := image.GetStatus()
-		return stateOf(found, image.GetMetadata(), status.GetPhase(), status.GetProgress())
+		image, _ := m.cluster.Get(resource.Key{Name: ref.GetName()})
+		state := stateOf(image.GetMetadata(), image.GetStatus())
+		state.Unknown = !m.cluster.Synced()
+		return state
 	}
-	image, found := m.images.Get(resource.Key{Namespace: namespace, Name: ref.GetName()})
-	status := image.GetStatus()
-	return stateOf(found, image.GetMetadata(), status.GetPhase(), status.GetProgress())
+	image, _ := m.images.Get(resource.Key{Namespace: namespace, Name: ref.GetName()})
+	state := stateOf(image.GetMetadata(), image.GetStatus())
+	state.Unknown = !m.images.Synced()
+	return state
 }
 
-func stateOf(found bool, meta *metav1.ObjectMeta, phase imagev1.ImagePhase_Value, progress string) ImageState {
+// imageStatus is what the two kinds of images have in common.
+type imageStatus interface {
+	GetPhase() imagev1.ImagePhase_Value
+	GetProgress() string
+	GetCdrom() bool
+	GetSize() *imagev1.ImageSize
+}
+
+// stateOf reads an image; one without metadata is not there.
+func stateOf(meta *metav1.ObjectMeta, status imageStatus) ImageState {
+	// What is no number is no size: the claim tells it again.
+	size, _ := strconv.ParseInt(status.GetSize().GetUnpackedBytes(), 10, 64)
+	phase := status.GetPhase()
+	if phase == 0 {
+		phase = imagev1.ImagePhase_Pending // nobody has looked at it yet
+	}
 	return ImageState{
-		Found: found, Ready: phase == imagev1.ImagePhase_Ready, UID: meta.GetUid(),
-		Phase: phase.String(), Progress: progress,
+		Found: meta != nil, Ready: phase == imagev1.ImagePhase_Ready, UID: meta.GetUid(),
+		Phase: phase.String(), Progress: status.GetProgress(),
+		CDROM: status.GetCdrom(), VirtualBytes: size,
 		HeldBy: func(uid string) bool {
-			for _, holder := range meta.GetHolders() {
-				if holder.GetUid() == uid {
-					return true
-				}
-			}
-			return false
+			return slices.ContainsFunc(meta.GetHolders(), func(h *metav1.Holder) bool { return h.GetUid() == uid })
 		},
 	}
 }

@@ -7,6 +7,8 @@ package virtualdisk
 
 import (
 	"context"
+	"errors"
+	"syscall"
 	"time"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
@@ -39,8 +41,15 @@ type Images interface {
 type ImageState struct {
 	Found, Ready bool
 	UID          string
+	// Unknown is an image of which nothing can be said: the image service has not
+	// answered yet.
+	Unknown bool
 	// Phase and Progress are told to people who wait.
 	Phase, Progress string
+	// CDROM is an ISO image; VirtualBytes is the size of the disk in the image. Both
+	// are known once it is Ready.
+	CDROM        bool
+	VirtualBytes int64
 	// HeldBy reports whether an object with that UID claims the image.
 	HeldBy func(uid string) bool
 }
@@ -80,16 +89,19 @@ func (r *Reconciler) step(ctx context.Context, disk *diskv1.VirtualDisk, o *obse
 	class, refusal := r.Classes.Choose(disk.GetSpec().GetPersistentVolumeClaim().GetStorageClassName())
 	if refusal != nil {
 		o.classFault = refusal
-		return refusal
+	} else {
+		o.class = class.GetName()
 	}
-	o.class = class.GetName()
 	volume, found, err := r.Volumes.Lookup(ctx, disk.GetMetadata().GetUid())
 	if err != nil {
 		return err
 	}
-	if found {
+	switch {
+	case found:
 		o.volume = &volume
 		return r.keep(ctx, disk, o)
+	case refusal != nil:
+		return refusal
 	}
 	return r.create(ctx, disk, o)
 }
@@ -108,7 +120,8 @@ func (r *Reconciler) keep(ctx context.Context, disk *diskv1.VirtualDisk, o *obse
 		return nil
 	}
 	if err := r.Volumes.Grow(ctx, disk.GetMetadata().GetUid(), o.wantedBytes); err != nil {
-		return err
+		o.volumeFault = volumeFault(err)
+		return o.volumeFault
 	}
 	o.volume.VirtualBytes = o.wantedBytes
 	return nil
@@ -123,17 +136,37 @@ func (r *Reconciler) create(ctx context.Context, disk *diskv1.VirtualDisk, o *ob
 	}
 	o.wantedBytes = wanted
 	base, err := r.base(ctx, disk, o)
-	if err == nil {
-		err = r.Volumes.Make(ctx, disk.GetMetadata().GetUid(), base, o.wantedBytes)
-	}
 	if err != nil {
 		if o.sourceFault == nil {
 			o.volumeFault = fault.From(err)
 		}
 		return err
 	}
+	if err := r.Volumes.Make(ctx, disk.GetMetadata().GetUid(), base, o.wantedBytes); err != nil {
+		o.volumeFault = volumeFault(err)
+		return o.volumeFault
+	}
 	o.volume = &layer.Volume{VirtualBytes: o.wantedBytes}
-	return r.release(ctx, disk)
+	if base == nil {
+		return nil
+	}
+	// The claim was made just now and may not be seen yet.
+	return r.Images.Release(ctx, disk.GetSpec().GetDataSource().GetObjectRef(), holderOf(disk))
+}
+
+// volumeFault tells people what they can do something about; the rest is in the
+// log alone.
+func volumeFault(err error) *fault.Fault {
+	var known *fault.Fault
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fault.Wrap(err, fault.Exhausted, reasonProvisioningFailed, "no space is left where disks are kept")
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return fault.From(err)
+	}
+	return fault.Wrap(err, fault.Internal, reasonProvisioningFailed, "the disk's data can't be written: the disk service's log says why")
 }
 
 // remove takes the volume away. The loop keeps the disk while a VM holds it.
@@ -147,16 +180,28 @@ func (r *Reconciler) remove(ctx context.Context, disk *diskv1.VirtualDisk) (reco
 	if found {
 		o.volume = &volume
 	}
-	if activeHolder(disk) != nil {
-		return reconcile.Result{Status: r.status(disk, &o)}, nil
+	if activeHolder(disk) == nil {
+		if err = r.clear(ctx, disk, found); err == nil {
+			return reconcile.Result{Finalized: true}, nil
+		}
 	}
-	if err := r.release(ctx, disk); err != nil {
-		return reconcile.Result{Status: r.status(disk, &o)}, err
+	return reconcile.Result{Status: r.status(disk, &o)}, err
+}
+
+// clear removes what a disk has. One that was not made yet may have a claim that
+// isn't seen, and whoever leaves it keeps the image for ever.
+func (r *Reconciler) clear(ctx context.Context, disk *diskv1.VirtualDisk, made bool) error {
+	ref := disk.GetSpec().GetDataSource().GetObjectRef()
+	var err error
+	if made || ref == nil || ref.GetKind() == diskv1.DiskObjectRefKind_VirtualDiskSnapshot {
+		err = r.release(ctx, disk)
+	} else {
+		err = r.Images.Release(ctx, ref, holderOf(disk))
 	}
-	if err := r.Volumes.Remove(ctx, uid); err != nil {
-		return reconcile.Result{Status: r.status(disk, &o)}, err
+	if err != nil {
+		return err
 	}
-	return reconcile.Result{Finalized: true}, nil
+	return r.Volumes.Remove(ctx, disk.GetMetadata().GetUid())
 }
 
 func activeHolder(disk *diskv1.VirtualDisk) *metav1.Holder {

@@ -42,23 +42,21 @@ func (r *Reconciler) base(ctx context.Context, disk *diskv1.VirtualDisk, o *obse
 		o.sourceFault = waits
 		return nil, waits
 	}
+	// Judged before the claim: one that is made and given back tells of a change of
+	// the image each time, and would begin all over.
+	if refusal := refuse(ref, o); refusal != nil {
+		return nil, refusal
+	}
 	blob, err := r.Images.Claim(ctx, ref, holderOf(disk))
 	if err != nil {
 		o.sourceFault = fault.From(err)
 		return nil, err
 	}
-	return baseOf(blob, ref, o)
-}
-
-func baseOf(blob *imagev1.Blob, ref *diskv1.DiskObjectRef, o *observation) (*layer.Base, error) {
-	switch {
-	case blob.GetCdrom():
-		return nil, fault.New(fault.Invalid, reasonProvisioningFailed,
-			"%s is an ISO image, from which no disk can be made: attach it to the VM instead", describe(ref))
-	case o.wantedBytes != 0 && o.wantedBytes < blob.GetVirtualBytes():
-		return nil, fault.Refuse("spec.persistentVolumeClaim.size", reasonProvisioningFailed,
-			"%s is smaller than %s, which needs %s", quantity(o.wantedBytes), describe(ref), quantity(blob.GetVirtualBytes()))
-	case blob.GetPath() == "":
+	o.source.CDROM, o.source.VirtualBytes = blob.GetCdrom(), blob.GetVirtualBytes()
+	if refusal := refuse(ref, o); refusal != nil {
+		return nil, refusal
+	}
+	if blob.GetPath() == "" {
 		return nil, fault.New(fault.NotReady, reasonProvisioningFailed,
 			"the storage of DVCR is not on this machine: configure its folder for the image service")
 	}
@@ -68,13 +66,26 @@ func baseOf(blob *imagev1.Blob, ref *diskv1.DiskObjectRef, o *observation) (*lay
 	return &layer.Base{Digest: blob.GetDigest(), Path: blob.GetPath(), Format: blob.GetFormat()}, nil
 }
 
+// refuse says why no disk can be made from an image, nil where one can.
+func refuse(ref *diskv1.DiskObjectRef, o *observation) error {
+	switch {
+	case o.source.CDROM:
+		return fault.New(fault.Invalid, reasonProvisioningFailed,
+			"%s is an ISO image, from which no disk can be made: attach it to the VM instead", describe(ref))
+	case o.wantedBytes != 0 && o.wantedBytes < o.source.VirtualBytes:
+		return fault.New(fault.Invalid, reasonProvisioningFailed,
+			"spec.persistentVolumeClaim.size %s is smaller than %s, which needs %s", quantity(o.wantedBytes), describe(ref), quantity(o.source.VirtualBytes))
+	}
+	return nil
+}
+
 func supported(source *diskv1.DiskDataSource) *fault.Fault {
 	if source.GetType() != imagev1.DataSourceType_ObjectRef {
-		return fault.Refuse("spec.dataSource.type", reasonNotSupported,
-			"%s is not supported for disks yet: make a VirtualImage from it, and the disk from the image", source.GetType())
+		return fault.New(fault.Invalid, reasonNotSupported,
+			"spec.dataSource.type %s is not supported for disks yet: make a VirtualImage from it, and the disk from the image", source.GetType())
 	}
 	if source.GetObjectRef().GetKind() == diskv1.DiskObjectRefKind_VirtualDiskSnapshot {
-		return fault.Refuse("spec.dataSource.objectRef.kind", reasonNotSupported, "VirtualDiskSnapshot is not supported yet")
+		return fault.New(fault.Invalid, reasonNotSupported, "spec.dataSource.objectRef.kind VirtualDiskSnapshot is not supported yet")
 	}
 	return nil
 }
@@ -86,6 +97,8 @@ func waiting(ref *diskv1.DiskObjectRef, image ImageState) *fault.Fault {
 		notFound, notReady = reasonClusterImageNotFound, reasonClusterImageNotReady
 	}
 	switch {
+	case image.Unknown:
+		return fault.New(fault.NotReady, notReady, "waits for the image service, which has not answered yet")
 	case !image.Found:
 		return fault.New(fault.NotReady, notFound, "waits for %s, which does not exist", describe(ref))
 	case !image.Ready && image.Progress != "":
@@ -103,7 +116,7 @@ func (r *Reconciler) release(ctx context.Context, disk *diskv1.VirtualDisk) erro
 		return nil
 	}
 	image := r.Images.State(ref, disk.GetMetadata().GetNamespace())
-	if !image.Found || !image.HeldBy(disk.GetMetadata().GetUid()) {
+	if !image.Found || image.HeldBy == nil || !image.HeldBy(disk.GetMetadata().GetUid()) {
 		return nil
 	}
 	return r.Images.Release(ctx, ref, holderOf(disk))
@@ -142,4 +155,6 @@ func roundUp(bytes int64) int64 { return (bytes + sectorBytes - 1) / sectorBytes
 
 func quantity(bytes int64) string { return resource.NewQuantity(bytes, resource.BinarySI).String() }
 
-func describe(ref *diskv1.DiskObjectRef) string { return fmt.Sprintf("%s %s", ref.GetKind(), ref.GetName()) }
+func describe(ref *diskv1.DiskObjectRef) string {
+	return fmt.Sprintf("%s %s", ref.GetKind(), ref.GetName())
+}

@@ -101,10 +101,23 @@ func (r *Reconciler) conditions(disk *diskv1.VirtualDisk, o *observation) []*met
 	} else {
 		list.False(typeInUse, "NotInUse", "")
 	}
-	if holder := activeHolder(disk); o.volume != nil && o.wantedBytes > o.volume.VirtualBytes && holder != nil {
-		list.False(typeResizing, "NotAvailable", "The disk grows when "+holder.GetKind()+" "+holder.GetName()+" stops.")
-	}
+	resizing(&list, disk, o)
 	return list.Conditions()
+}
+
+// resizing is there while a disk is to grow.
+func resizing(list *condition.List, disk *diskv1.VirtualDisk, o *observation) {
+	if o.volume == nil || o.wantedBytes <= o.volume.VirtualBytes {
+		return
+	}
+	switch holder := activeHolder(disk); {
+	case holder != nil:
+		list.False(typeResizing, "NotAvailable", "The disk grows when "+holder.GetKind()+" "+holder.GetName()+" stops.")
+	case o.volumeFault != nil:
+		list.False(typeResizing, "NotAvailable", o.volumeFault.Message)
+	default:
+		list.True(typeResizing, "InProgress", "")
+	}
 }
 
 func ready(list *condition.List, o *observation) {

@@ -55,7 +55,7 @@ func (f checkpointFile) read() (record, bool, error) {
 	}
 	var stored record
 	if json.Unmarshal(text, &stored) != nil {
-		return record{}, false, nil
+		return record{}, false, nil //nolint:nilerr // No checkpoint is better than no import.
 	}
 	return stored, true, nil
 }

@@ -21,19 +21,19 @@ import (
 type Stage int
 
 const (
-	// Starting: it was asked for a moment ago.
+	// Starting is the first: it was asked for a moment ago.
 	Starting Stage = iota
-	// Queued: as many imports as may run do.
+	// Queued says that as many imports as may run do.
 	Queued
-	// Running: see State.Progress.
+	// Running says that the file is read or stored; see State.Progress.
 	Running
-	// Retrying: it failed for now and is tried again at State.Next.
+	// Retrying says that it failed for now and is tried again at State.Next.
 	Retrying
-	// Stopping: it was cancelled and hasn't ended yet.
+	// Stopping says that it was cancelled and hasn't ended yet.
 	Stopping
-	// Failed: it failed for good.
+	// Failed says that it failed for good.
 	Failed
-	// Done: the image is published.
+	// Done says that the image is published.
 	Done
 )
 

@@ -201,6 +201,13 @@ func (p *Pool) Clean(ctx context.Context, t Task) error {
 	if err != nil {
 		return err
 	}
+	stored, _, err := file.read()
+	if err != nil {
+		return err
+	}
+	// What is there may be of an earlier version.
+	file.version = stored.Version
+	request.Checkpoints = file
 	if err := p.importer.Forget(ctx, request); err != nil {
 		return err
 	}

@@ -222,6 +222,18 @@ func TestReleasedAddressIsFreeAfterRetentionAndNotBefore(t *testing.T) {
 	s.take(owner("elsewhere", "web"), at)
 }
 
+func TestLeaseAtItsEndIsNotTakenAgain(t *testing.T) {
+	s := newScene(t, "10.66.10.0/24")
+	web := owner("default", "web")
+	s.take(web, at)
+	s.release(web, at)
+	s.clock.move(Retention)
+	s.look(at) // is being deleted, and will be gone at the next look
+	wantReason(t, s.book.Take(t.Context(), web, at), ReasonNotReady)
+	s.look(at)
+	s.take(web, at)
+}
+
 func TestBootOfTheMachineLengthensRetentionOnly(t *testing.T) {
 	s := newScene(t, "10.66.10.0/24")
 	web := owner("default", "web")

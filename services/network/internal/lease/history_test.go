@@ -162,27 +162,40 @@ type user struct {
 	random *rand.Rand
 }
 
+// live uses each address until the next one is there, so that others and the
+// expiry come in between.
 func (u *user) live(rounds int) error {
+	var last netip.Addr
 	for range rounds {
-		at, err := u.get()
-		if fault.Is(err, fault.Exhausted, fault.NotReady, fault.Stale) {
-			continue
+		next, err := u.get()
+		if err == nil && next == last {
+			continue // asked by name for what it has
 		}
 		if err == nil {
-			err = u.ledger.begin(at, u.owner.Name)
+			err = u.ledger.begin(next, u.owner.Name)
+		} else if fault.Is(err, fault.Exhausted, fault.NotReady, fault.Stale) {
+			next, err = netip.Addr{}, nil
+		}
+		if err == nil {
+			err = u.giveBack(last)
 		}
 		if err != nil {
 			return err
 		}
-		if held, err := u.book.Holds(u.owner, at); err != nil || !held {
-			return fmt.Errorf("%s does not hold %s: %w", u.owner.Name, at, err)
-		}
-		u.ledger.end(at)
-		if err := u.book.Release(u.t.Context(), u.owner, at); err != nil {
-			return err
-		}
+		last = next
 	}
-	return nil
+	return u.giveBack(last)
+}
+
+func (u *user) giveBack(last netip.Addr) error {
+	if !last.IsValid() {
+		return nil
+	}
+	if held, err := u.book.Holds(u.owner, last); err != nil || !held {
+		return fmt.Errorf("%s lost %s (%v)", u.owner.Name, last, err)
+	}
+	u.ledger.end(last)
+	return u.book.Release(u.t.Context(), u.owner, last)
 }
 
 func (u *user) get() (netip.Addr, error) {

@@ -20,6 +20,9 @@ import (
 	"orlop.dev/services/vm/internal/qemu"
 )
 
+// answerTimeout bounds the wait for a QEMU that may be hung.
+const answerTimeout = 15 * time.Second
+
 // Options say where an engine keeps what it needs.
 type Options struct {
 	// Dir holds run folders and seeds.
@@ -109,17 +112,22 @@ func startFault(err error) error {
 	return err
 }
 
-// Look implements machine.Engine.
+// Look implements machine.Engine. It takes answerTimeout at most.
 func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
-	process, err := e.qemu.Find(ctx, uid)
+	bounded, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	process, err := e.qemu.Find(bounded, uid)
 	if errors.Is(err, qemu.ErrNotFound) {
 		return machine.Sight{State: machine.Absent}, nil
 	}
-	if err != nil {
-		return machine.Sight{}, unresponsive(err)
+	state := qemu.StateGone
+	if err == nil {
+		state, err = process.State(bounded)
 	}
-	state, err := process.State(ctx)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() == nil && (errors.Is(err, qemu.ErrUnresponsive) || errors.Is(err, context.DeadlineExceeded)):
+		return machine.Sight{State: machine.Unresponsive}, nil
+	case err != nil:
 		return machine.Sight{}, unresponsive(err)
 	}
 	sight := machine.Sight{QEMU: e.qemu.Host().Version.String()}
@@ -168,6 +176,8 @@ func stateOfEnding(process *qemu.Process) (machine.State, error) {
 
 // Powerdown implements machine.Engine.
 func (e *Engine) Powerdown(ctx context.Context, uid string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	process, err := e.qemu.Find(ctx, uid)
 	if err == nil {
 		err = process.Powerdown(ctx)
@@ -175,7 +185,10 @@ func (e *Engine) Powerdown(ctx context.Context, uid string) error {
 	if errors.Is(err, qemu.ErrNotFound) || errors.Is(err, qemu.ErrGone) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return unresponsive(err)
+	}
+	return nil
 }
 
 // Kill implements machine.Engine.

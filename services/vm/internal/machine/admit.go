@@ -3,6 +3,8 @@ package machine
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -47,13 +49,16 @@ func (r *Reconciler) Admit(_ context.Context, old, vm *vmv1.VirtualMachine) erro
 // admitMetadata keeps people from using the platform's own keys; what an older
 // version let in stays.
 func admitMetadata(old, vm *vmv1.VirtualMachine) error {
-	for field, maps := range map[string][2]map[string]string{
-		"metadata.labels":      {old.GetMetadata().GetLabels(), vm.GetMetadata().GetLabels()},
-		"metadata.annotations": {old.GetMetadata().GetAnnotations(), vm.GetMetadata().GetAnnotations()},
+	for _, part := range []struct {
+		field    string
+		old, new map[string]string
+	}{
+		{"metadata.labels", old.GetMetadata().GetLabels(), vm.GetMetadata().GetLabels()},
+		{"metadata.annotations", old.GetMetadata().GetAnnotations(), vm.GetMetadata().GetAnnotations()},
 	} {
-		for key := range maps[1] {
-			if _, had := maps[0][key]; !had && strings.Contains(key, apiGroup) {
-				return fault.Refuse(field, forbidden, "key %q is reserved: keys must not contain %s", key, apiGroup)
+		for _, key := range slices.Sorted(maps.Keys(part.new)) {
+			if _, had := part.old[key]; !had && strings.Contains(key, apiGroup) {
+				return fault.Refuse(part.field, forbidden, "key %q is reserved: keys must not contain %s", key, apiGroup)
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -22,10 +23,11 @@ type change struct {
 
 // immediate are the parts of spec that need no restart (guide, "Change virtual
 // machine configuration").
-var immediate = []string{"runPolicy", "disruptions", "liveMigrationPolicy", "terminationGracePeriodSeconds"}
+var immediate = []string{"runPolicy", "disruptions", "liveMigrationPolicy"}
 
 // changesSince compares the spec that an instance was started with with the
-// present one. Lists are compared as a whole, objects field by field.
+// present one: objects field by field, block devices one by one, other lists as
+// a whole.
 func changesSince(applied json.RawMessage, spec *vmv1.VirtualMachineSpec) ([]change, error) {
 	if len(applied) == 0 {
 		return nil, nil
@@ -53,20 +55,55 @@ func compare(path string, before, after map[string]any) []change {
 	maps.Copy(keys, after)
 	var changes []change
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		old, had := before[key]
-		wanted, has := after[key]
 		field := strings.TrimPrefix(path+"."+key, ".")
-		oldObject, oldIs := old.(map[string]any)
-		newObject, newIs := wanted.(map[string]any)
+		changes = append(changes, difference(field, before[key], after[key])...)
+	}
+	return changes
+}
+
+// difference is between two values of one field; nil is none.
+func difference(field string, before, after any) []change {
+	oldObject, oldIsObject := before.(map[string]any)
+	newObject, newIsObject := after.(map[string]any)
+	oldList, oldIsList := before.([]any)
+	newList, newIsList := after.([]any)
+	switch {
+	case reflect.DeepEqual(before, after):
+		return nil
+	case oldIsObject && newIsObject:
+		changes := compare(field, oldObject, newObject)
+		if field == "cpu" && len(changes) > 1 {
+			return []change{{operation: "replace", path: field, current: before, desired: after}}
+		}
+		return changes
+	case field == "blockDeviceRefs" && oldIsList && newIsList:
+		return compareItems(field, oldList, newList)
+	case before == nil:
+		return []change{{operation: "add", path: field, desired: after}}
+	case after == nil:
+		return []change{{operation: "remove", path: field, current: before}}
+	}
+	return []change{{operation: "replace", path: field, current: before, desired: after}}
+}
+
+// compareItems names items by their places.
+func compareItems(path string, before, after []any) []change {
+	var changes []change
+	for i := range max(len(before), len(after)) {
+		var old, wanted any
+		if i < len(before) {
+			old = before[i]
+		}
+		if i < len(after) {
+			wanted = after[i]
+		}
+		field := path + "." + strconv.Itoa(i)
 		switch {
-		case oldIs && newIs:
-			changes = append(changes, compare(field, oldObject, newObject)...)
-		case reflect.DeepEqual(old, wanted):
-		case !had:
+		case old == nil:
 			changes = append(changes, change{operation: "add", path: field, desired: wanted})
-		case !has:
+		case wanted == nil:
 			changes = append(changes, change{operation: "remove", path: field, current: old})
-		default:
+		case !reflect.DeepEqual(old, wanted):
 			changes = append(changes, change{operation: "replace", path: field, current: old, desired: wanted})
 		}
 	}

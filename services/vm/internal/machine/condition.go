@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"time"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
@@ -45,10 +46,12 @@ func running(list *condition.List, o *observation, phase vmv1.VirtualMachinePhas
 		list.True(name, "VirtualMachineRunning", "")
 	case o.startProblem != nil:
 		list.False(name, o.startProblem.reason, o.startProblem.message)
+	case o.sight.State == Unresponsive:
+		list.False(name, "InternalVirtualMachineError", "QEMU does not answer. It is looked at again; a forced stop ends it.")
 	case o.sight.State == Paused:
 		list.False(name, not, "The guest stands still: storage may be full. It goes on when there is space again.")
 	case o.again > 0 && phase == vmv1.VirtualMachinePhase_Starting && o.record.NotBefore != nil:
-		list.False(name, not, fmt.Sprintf("The guest ended early and is started again in %s.", o.again.Round(1e9)))
+		list.False(name, not, fmt.Sprintf("The guest ended early and is started again in %s.", o.again.Round(time.Second)))
 	default:
 		list.False(name, not, "")
 	}

@@ -3,15 +3,13 @@ package machine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	metav1 "orlop.dev/gen/orlop/meta/v1"
-	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
-	"orlop.dev/kit/fault"
 	"orlop.dev/services/vm/internal/class"
 	"orlop.dev/services/vm/internal/node"
 	"orlop.dev/services/vm/internal/power"
@@ -25,6 +23,12 @@ const (
 	// restartDelay, so that a guest that can't run does not spin.
 	shortLife    = 30 * time.Second
 	restartDelay = 5 * time.Second
+	// A start that failed is repeated after retryFirst, then twice that, and so
+	// on up to retryMost.
+	retryFirst = time.Second
+	retryMost  = time.Minute
+	// lookAgain is how often an instance that does not answer is looked at.
+	lookAgain = 5 * time.Second
 
 	mebibyte = 1 << 20
 )
@@ -32,11 +36,10 @@ const (
 // start places the VM, claims what it needs, and lets it run. What was claimed
 // is found again by the next look, whatever happens in between.
 func (r *Reconciler) start(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	if p := placementProblem(vm.GetSpec()); p != nil {
-		o.startProblem = p
+	if o.startProblem = placementProblem(vm.GetSpec()); o.startProblem != nil {
 		return nil
 	}
-	if wait := r.holdBack(o.record); wait > 0 {
+	if wait := r.holdBack(vm, o); wait > 0 {
 		o.again = wait
 		return nil
 	}
@@ -49,18 +52,53 @@ func (r *Reconciler) start(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 		err = r.Engine.Start(ctx, instance)
 	}
 	if err != nil {
-		o.startProblem = problemOf(err)
+		return r.fail(ctx, vm, o, err)
+	}
+	if o.sight, err = r.Engine.Look(ctx, instance.UID); err != nil {
 		return err
 	}
-	o.sight, err = r.Engine.Look(ctx, instance.UID)
-	return err
+	return r.observeInstance(vm, o)
 }
 
-func (r *Reconciler) holdBack(record *power.Record) time.Duration {
-	if record.NotBefore == nil {
+// holdBack is how long the next start must wait: after a guest that ended early,
+// or a start that failed, unless somebody changed the spec since.
+func (r *Reconciler) holdBack(vm *vmv1.VirtualMachine, o *observation) time.Duration {
+	failure := o.record.Failure
+	if failure != nil && failure.Generation != vm.GetMetadata().GetGeneration() {
 		return 0
 	}
-	return record.NotBefore.Sub(r.Now())
+	if o.record.NotBefore == nil || !r.Now().Before(*o.record.NotBefore) {
+		return 0
+	}
+	if failure != nil {
+		o.startProblem = &problem{failure.Reason, failure.Message}
+	}
+	return o.record.NotBefore.Sub(r.Now())
+}
+
+// fail undoes a start that went wrong, and puts the next one off. The pause is
+// in the record and not the loop's: claims that come and go wake the VM.
+func (r *Reconciler) fail(ctx context.Context, vm *vmv1.VirtualMachine, o *observation, cause error) error {
+	if ctx.Err() != nil {
+		return cause // the process ends: the next one begins with the record
+	}
+	o.startProblem = problemOf(cause)
+	count := 1
+	if o.record.Failure != nil {
+		count += o.record.Failure.Count
+	}
+	o.record.Failure = &power.Failure{
+		Reason: o.startProblem.reason, Message: o.startProblem.message,
+		Count: count, Generation: vm.GetMetadata().GetGeneration(),
+	}
+	pause := min(retryFirst<<min(count-1, 10), retryMost)
+	later := r.Now().Add(pause)
+	o.record.NotBefore = &later
+	if err := r.forget(ctx, vm, o); err != nil {
+		return errors.Join(cause, err)
+	}
+	o.again = pause
+	return cause
 }
 
 // place chooses a node and writes down all that the instance is to be.
@@ -88,6 +126,10 @@ func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	o.record.Node, o.record.Applied, o.record.Started = name, json.RawMessage(applied), &now
 	o.record.MilliCPU, o.record.MemoryBytes = demand.MilliCPU, demand.MemoryBytes
 	o.record.Instance++
+	// Whatever was asked of an earlier instance is done with this one. From now on
+	// a VM that becomes Manual stays as it is.
+	on := true
+	o.record.On, o.record.Restart, o.record.Force, o.record.StopSince = &on, "", false, nil
 	o.record.NotBefore, o.record.Waited = nil, r.waited(vm, o, now)
 	return r.Power.Put(ctx, vm.GetMetadata().GetUid(), o.record)
 }
@@ -118,34 +160,6 @@ func (r *Reconciler) waited(vm *vmv1.VirtualMachine, o *observation, now time.Ti
 	return now.Sub(vm.GetMetadata().GetCreationTimestamp().AsTime())
 }
 
-// prepare claims disks, images and the address for a running VM.
-func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (Instance, error) {
-	spec, meta := vm.GetSpec(), vm.GetMetadata()
-	holder := holderOf(vm, true)
-	model, features := class.CPUModel(o.class)
-	instance := Instance{
-		UID: meta.GetUid(), Namespace: meta.GetNamespace(), Name: meta.GetName(),
-		CPUModel: model, CPUFeatures: features, Topology: topology(spec.GetCpu().GetCores()),
-		MemoryBytes:     demandOf(spec).MemoryBytes,
-		Paravirtualized: spec.GetEnableParavirtualization(),
-	}
-	for _, ref := range spec.GetBlockDeviceRefs() {
-		device, err := r.Devices.Claim(ctx, ref, holder)
-		if err != nil {
-			return instance, err
-		}
-		instance.Devices = append(instance.Devices, device)
-	}
-	var err error
-	if instance.Port, err = r.Addresses.Claim(ctx, o.address, holder); err != nil {
-		return instance, err
-	}
-	if spec.GetProvisioning().GetType() == vmv1.ProvisioningType_UserData {
-		instance.UserData = []byte(spec.GetProvisioning().GetUserData())
-	}
-	return instance, nil
-}
-
 // stop asks the guest to shut down, and turns it off when its time is over.
 func (r *Reconciler) stop(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
 	uid, now := vm.GetMetadata().GetUid(), r.Now()
@@ -155,24 +169,30 @@ func (r *Reconciler) stop(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 			return err
 		}
 	}
-	grace := time.Duration(vm.GetSpec().GetTerminationGracePeriodSeconds()) * time.Second
-	left := grace - now.Sub(*o.record.StopSince)
+	left := grace(vm, o) - now.Sub(*o.record.StopSince)
 	if o.record.Force || left <= 0 {
-		if err := r.Engine.Kill(ctx, uid); err != nil {
-			return err
-		}
-		o.sight.State = Absent
-		o.again = time.Nanosecond
-		return nil
+		return r.forget(ctx, vm, o)
 	}
 	o.again = min(left, powerdownAgain)
-	return r.Engine.Powerdown(ctx, uid)
+	if err := r.Engine.Powerdown(ctx, uid); err != nil {
+		// It is asked again, and turned off in the end.
+		o.startProblem = problemOf(err)
+	}
+	return nil
+}
+
+// grace is how long the guest may take, as it was when the instance was started.
+func grace(vm *vmv1.VirtualMachine, o *observation) time.Duration {
+	spec := vm.GetSpec()
+	if o.applied != nil {
+		spec = o.applied
+	}
+	return time.Duration(spec.GetTerminationGracePeriodSeconds()) * time.Second
 }
 
 // bury clears away an instance that ended by itself, and remembers whether the
 // VM is to run again: before it removes what tells how the instance ended.
 func (r *Reconciler) bury(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	uid := vm.GetMetadata().GetUid()
 	asked := o.record.StopSince != nil || o.record.Restart != ""
 	if !asked && !restartsAfter(vm.GetSpec().GetRunPolicy(), o.sight.State) {
 		off := false
@@ -182,24 +202,31 @@ func (r *Reconciler) bury(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 		later := r.Now().Add(restartDelay)
 		o.record.NotBefore = &later
 	}
-	if err := r.Power.Put(ctx, uid, o.record); err != nil {
+	if err := r.Power.Put(ctx, vm.GetMetadata().GetUid(), o.record); err != nil {
 		return err
 	}
-	if err := r.Engine.Kill(ctx, uid); err != nil {
-		return err
-	}
-	o.sight.State = Absent
 	return r.forget(ctx, vm, o)
 }
 
-// forget ends the record of an instance that is gone.
+// forget ends an instance, if anything of it is left, then its claims, then its
+// record: nobody gets a disk that is still in use.
 func (r *Reconciler) forget(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	if err := r.settle(ctx, vm, o); err != nil {
+	uid := vm.GetMetadata().GetUid()
+	if err := r.Engine.Kill(ctx, uid); err != nil {
 		return err
 	}
+	if !deleted(vm) {
+		if err := r.settle(ctx, vm, o); err != nil {
+			return err
+		}
+	}
 	o.record.InstanceGone()
-	o.again = time.Nanosecond
-	return r.Power.Put(ctx, vm.GetMetadata().GetUid(), o.record)
+	if err := r.Power.Put(ctx, uid, o.record); err != nil {
+		return err
+	}
+	o.sight, o.applied, o.changes, o.attached, o.plugged = Sight{State: Absent}, nil, nil, nil, nil
+	o.again = time.Nanosecond // now that it is gone there is more to do
+	return nil
 }
 
 // tend looks after a VM that runs as it should.
@@ -207,99 +234,34 @@ func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 	uid := vm.GetMetadata().GetUid()
 	automatic := vm.GetSpec().GetDisruptions().GetRestartApprovalMode() == vmv1.RestartApprovalMode_Automatic
 	switch {
+	case o.sight.State == Unresponsive:
+		o.again = lookAgain
+		return nil
 	case len(o.changes) > 0 && automatic:
 		o.record.Restart = "changes"
 		o.again = time.Nanosecond
-		return r.Power.Put(ctx, uid, o.record)
 	case o.sight.Agent != nil && o.record.AgentAfter == 0 && o.record.Started != nil:
 		o.record.AgentAfter = max(o.sight.Agent.Since.Sub(*o.record.Started), time.Second)
-		return r.Power.Put(ctx, uid, o.record)
-	}
-	return nil
-}
-
-// settle makes the claims of a VM without an instance right: it refers to the
-// disks and the address of its spec, and uses nothing.
-func (r *Reconciler) settle(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	refers := holderOf(vm, false)
-	wanted := map[string]bool{}
-	for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
-		wanted[describe(ref)] = ref.GetKind() == vmv1.BlockDeviceKind_VirtualDisk
-	}
-	held := map[string]bool{}
-	for _, device := range r.Devices.Held(refers) {
-		name := describe(device.Ref)
-		held[name] = !device.Active
-		if wanted[name] {
-			continue
-		}
-		if err := r.Devices.Release(ctx, device.Ref, refers); err != nil {
-			return err
-		}
-	}
-	for i, ref := range vm.GetSpec().GetBlockDeviceRefs() {
-		if !wanted[describe(ref)] || held[describe(ref)] || !o.devices[i].Found {
-			continue
-		}
-		if _, err := r.Devices.Claim(ctx, ref, refers); err != nil && !fault.Is(err, fault.NotReady, fault.NotFound) {
-			return err
-		}
-	}
-	return r.settleAddress(ctx, o, refers)
-}
-
-func (r *Reconciler) settleAddress(ctx context.Context, o *observation, refers *metav1.Holder) error {
-	if o.address == nil || o.addressProblem != nil {
+	case o.record.Failure != nil:
+		o.record.Failure = nil
+	default:
 		return nil
 	}
-	for _, holder := range o.address.GetMetadata().GetHolders() {
-		if holder.GetUid() == refers.GetUid() && !holder.GetActive() {
-			return nil
-		}
-	}
-	_, err := r.Addresses.Claim(ctx, o.address, refers)
-	return err
-}
-
-// leave lets go of everything that a deleted VM had.
-func (r *Reconciler) leave(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	holder := holderOf(vm, false)
-	for _, device := range r.Devices.Held(holder) {
-		if err := r.Devices.Release(ctx, device.Ref, holder); err != nil {
-			return err
-		}
-	}
-	if o.address != nil && holds(o.address, holder) {
-		if err := r.Addresses.Release(ctx, o.address, holder); err != nil {
-			return err
-		}
-	}
-	uid := vm.GetMetadata().GetUid()
-	if err := r.Engine.Kill(ctx, uid); err != nil {
-		return err
-	}
-	return r.Power.Delete(ctx, uid)
-}
-
-func holds(address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) bool {
-	for _, h := range address.GetMetadata().GetHolders() {
-		if h.GetUid() == holder.GetUid() {
-			return true
-		}
-	}
-	return false
+	return r.Power.Put(ctx, uid, o.record)
 }
 
 // placementProblem refuses rules that nothing honours yet: to ignore them would
 // put the VM where it must not be.
 func placementProblem(spec *vmv1.VirtualMachineSpec) *problem {
-	affinity := spec.GetAffinity()
-	for field, given := range map[string]bool{
-		"virtualMachineAndPodAffinity":     affinity.GetVirtualMachineAndPodAffinity() != nil,
-		"virtualMachineAndPodAntiAffinity": affinity.GetVirtualMachineAndPodAntiAffinity() != nil,
+	for _, rule := range []struct {
+		field string
+		given bool
+	}{
+		{"virtualMachineAndPodAffinity", spec.GetAffinity().GetVirtualMachineAndPodAffinity() != nil},
+		{"virtualMachineAndPodAntiAffinity", spec.GetAffinity().GetVirtualMachineAndPodAntiAffinity() != nil},
 	} {
-		if given {
-			return &problem{reasonNotSupported, "spec.affinity." + field + " is not supported yet: remove it to start the VM."}
+		if rule.given {
+			return &problem{reasonNotSupported, "spec.affinity." + rule.field + " is not supported yet: remove it to start the VM."}
 		}
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/protobuf/encoding/protojson"
+
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/services/vm/internal/class"
@@ -27,9 +29,33 @@ func (r *Reconciler) observe(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 	if err := r.observeAddress(ctx, vm, o); err != nil {
 		return err
 	}
-	if o.sight.State.Alive() {
-		o.changes, err = changesSince(o.record.Applied, vm.GetSpec())
+	return r.observeInstance(vm, o)
+}
+
+// observeInstance finds what an instance runs with, which may be something else
+// than its spec by now.
+func (r *Reconciler) observeInstance(vm *vmv1.VirtualMachine, o *observation) error {
+	if !o.sight.State.Alive() {
+		return nil
 	}
+	for _, address := range r.Addresses.Held(holderOf(vm, true)) {
+		if activelyHeld(address, vm) {
+			o.plugged = address
+		}
+	}
+	if len(o.record.Applied) == 0 {
+		return nil
+	}
+	o.applied = new(vmv1.VirtualMachineSpec)
+	options := protojson.UnmarshalOptions{DiscardUnknown: true} // an older version may have written it
+	if err := options.Unmarshal(o.record.Applied, o.applied); err != nil {
+		return fmt.Errorf("applied spec: %w", err)
+	}
+	for _, ref := range o.applied.GetBlockDeviceRefs() {
+		o.attached = append(o.attached, r.Devices.State(ref, vm.GetMetadata().GetNamespace()))
+	}
+	var err error
+	o.changes, err = changesSince(o.record.Applied, vm.GetSpec())
 	return err
 }
 
@@ -44,11 +70,18 @@ func (r *Reconciler) observeClass(vm *vmv1.VirtualMachine, o *observation) {
 	}
 	if o.class.GetStatus().GetPhase() != vmv1.ClassPhase_Ready {
 		o.classProblem = &problem{"VirtualMachineClassNotReady",
-			fmt.Sprintf("VirtualMachineClass %s is not Ready: %s", name, o.class.GetStatus().GetPhase())}
+			fmt.Sprintf("VirtualMachineClass %s is not Ready: %s", name, classPhase(o.class))}
 	}
 	if mismatch := class.Mismatch(o.class, vm.GetSpec()); mismatch != "" {
 		o.sizingProblem = &problem{"SizingPolicyNotMatched", "Class " + name + " does not allow this size: " + mismatch}
 	}
+}
+
+func classPhase(class *vmv1.VirtualMachineClass) string {
+	if phase := class.GetStatus().GetPhase(); phase != 0 {
+		return phase.String()
+	}
+	return "nobody has looked at it yet"
 }
 
 func (r *Reconciler) observeDevices(vm *vmv1.VirtualMachine, o *observation) {
@@ -60,7 +93,7 @@ func (r *Reconciler) observeDevices(vm *vmv1.VirtualMachine, o *observation) {
 		case !state.Found:
 			waits = append(waits, describe(ref)+" does not exist")
 		case !state.Ready:
-			waits = append(waits, strings.TrimSuffix(describe(ref)+" is "+state.Phase+": "+state.Message, ": "))
+			waits = append(waits, strings.TrimSuffix(describe(ref)+" is "+phaseOf(state)+": "+state.Message, ": "))
 		case state.HeldBy != "" && state.HeldBy != vm.GetMetadata().GetName():
 			waits = append(waits, describe(ref)+" is in use by VirtualMachine "+state.HeldBy)
 		}
@@ -75,7 +108,7 @@ func (r *Reconciler) observeDevices(vm *vmv1.VirtualMachine, o *observation) {
 func (r *Reconciler) observeAddress(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
 	name := vm.GetSpec().GetVirtualMachineIpAddressName()
 	o.address = r.Addresses.Find(vm, name)
-	if o.address == nil && name == "" && vm.GetMetadata().GetDeletionTimestamp() == nil {
+	if o.address == nil && name == "" && !deleted(vm) {
 		o.addressProblem = &problem{"VirtualMachineIPAddressNotReady", "An address is being made."}
 		return r.Addresses.Make(ctx, vm)
 	}
@@ -94,6 +127,9 @@ func addressProblem(vm *vmv1.VirtualMachine, address *networkv1.VirtualMachineIP
 				fmt.Sprintf("VirtualMachineIPAddress %s belongs to %s %s.", name, holder.GetKind(), holder.GetName())}
 		}
 	}
+	if address.GetMetadata().GetDeletionTimestamp() != nil {
+		return &problem{"VirtualMachineIPAddressNotReady", fmt.Sprintf("VirtualMachineIPAddress %s is being deleted.", name)}
+	}
 	if address.GetStatus().GetAddress() != "" && address.GetStatus().GetPhase() != networkv1.IPAddressPhase_Pending {
 		return nil
 	}
@@ -104,6 +140,22 @@ func addressProblem(vm *vmv1.VirtualMachine, address *networkv1.VirtualMachineIP
 		}
 	}
 	return &problem{"VirtualMachineIPAddressNotReady", message}
+}
+
+func phaseOf(state DeviceState) string {
+	if state.Phase == "" {
+		return "not Ready"
+	}
+	return state.Phase
+}
+
+func activelyHeld(address *networkv1.VirtualMachineIPAddress, vm *vmv1.VirtualMachine) bool {
+	for _, holder := range address.GetMetadata().GetHolders() {
+		if holder.GetUid() == vm.GetMetadata().GetUid() {
+			return holder.GetActive()
+		}
+	}
+	return false
 }
 
 func provisioningProblem(spec *vmv1.VirtualMachineSpec) *problem {

@@ -57,10 +57,17 @@ const (
 	Shutdown State = "Shutdown" // the guest powered itself off
 	Panicked State = "Panicked" // the guest's kernel gave up
 	Crashed  State = "Crashed"  // the process ended without being told to
+	// Unresponsive is an instance that is there and does not answer.
+	Unresponsive State = "Unresponsive"
 )
 
 // Alive reports whether there is an instance that uses its devices.
-func (s State) Alive() bool { return s == Running || s == Paused || s == Shutdown || s == Panicked }
+func (s State) Alive() bool {
+	return s == Running || s == Paused || s == Shutdown || s == Panicked || s == Unresponsive
+}
+
+// ended reports whether the guest came to its end by itself.
+func (s State) ended() bool { return s == Shutdown || s == Panicked || s == Crashed }
 
 // Sight is one look at an instance.
 type Sight struct {
@@ -114,10 +121,13 @@ type Addresses interface {
 	// Find returns the address of that name, or, where it is empty, the one that
 	// was made for the VM; nil if there is none.
 	Find(vm *vmv1.VirtualMachine, name string) *networkv1.VirtualMachineIPAddress
-	// Make makes an address for the VM, which goes with it. Idempotent.
+	// Make makes an address for the VM, which goes with it. Idempotent: there is
+	// one at a time.
 	Make(ctx context.Context, vm *vmv1.VirtualMachine) error
 	// Claim says that the holder uses the address, and how it is plugged in.
 	Claim(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) (*networkv1.Port, error)
 	// Release ends a claim. Idempotent.
 	Release(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) error
+	// Held lists the addresses that the holder has claimed.
+	Held(holder *metav1.Holder) []*networkv1.VirtualMachineIPAddress
 }

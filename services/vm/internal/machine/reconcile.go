@@ -46,7 +46,14 @@ type observation struct {
 	address *networkv1.VirtualMachineIPAddress
 	devices []DeviceState // as in spec.blockDeviceRefs
 	sight   Sight
+	// applied is the spec that the instance runs with, changes what it lacks of
+	// the present one; both nil without an instance.
+	applied *vmv1.VirtualMachineSpec
 	changes []change
+	// attached are the devices of applied, in its order.
+	attached []DeviceState
+	// plugged is the address that the instance has.
+	plugged *networkv1.VirtualMachineIPAddress
 
 	// Why the VM can't start; nil where nothing is in the way.
 	classProblem, sizingProblem, addressProblem, devicesProblem, provisioningProblem, startProblem *problem
@@ -72,38 +79,61 @@ func (r *Reconciler) Reconcile(ctx context.Context, vm *vmv1.VirtualMachine) (re
 	if err := r.observe(ctx, vm, o); err != nil {
 		return reconcile.Result{}, err
 	}
-	finalized, err := r.drive(ctx, vm, o)
-	if finalized {
+	gone, err := r.drive(ctx, vm, o)
+	if gone && err == nil {
 		return reconcile.Result{Finalized: true}, nil
 	}
 	return reconcile.Result{Status: r.status(vm, o), After: o.again}, err
 }
 
-// drive does the next step, and reports whether the VM is gone for good.
+// drive does the next step, and reports whether a deleted VM has left.
 func (r *Reconciler) drive(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (bool, error) {
-	deleting := vm.GetMetadata().GetDeletionTimestamp() != nil
-	wanted := !deleting && wantsOn(vm.GetSpec().GetRunPolicy(), o.record)
+	alive := o.sight.State.Alive()
 	switch {
-	case o.sight.State == Shutdown, o.sight.State == Panicked, o.sight.State == Crashed:
+	case o.sight.State.ended():
 		return false, r.bury(ctx, vm, o)
-	case o.sight.State.Alive() && (!wanted || o.record.Restart != ""):
+	case alive && stopping(vm, o.record):
 		return false, r.stop(ctx, vm, o)
-	case o.sight.State.Alive():
+	case alive:
 		return false, r.tend(ctx, vm, o)
-	case deleting:
-		return true, r.leave(ctx, vm, o)
 	case o.record.Node != "":
 		// The record was written and the instance never came, or went with all
 		// traces: as if it had not been started.
-		return false, r.forget(ctx, vm, o)
+		if err := r.forget(ctx, vm, o); err != nil {
+			return false, err
+		}
+	}
+	if deleted(vm) {
+		return true, r.leave(ctx, vm)
+	}
+	if err := r.forgive(ctx, vm, o); err != nil {
+		return false, err
 	}
 	if err := r.settle(ctx, vm, o); err != nil {
 		return false, err
 	}
-	if !wanted || !o.dependenciesReady() {
+	if !wantsOn(vm.GetSpec().GetRunPolicy(), o.record) || !o.dependenciesReady() {
 		return false, nil
 	}
 	return false, r.start(ctx, vm, o)
+}
+
+func deleted(vm *vmv1.VirtualMachine) bool { return vm.GetMetadata().GetDeletionTimestamp() != nil }
+
+// stopping reports whether the present instance is to end. One that was told to
+// shut down does, whatever was asked for since: its guest may be half gone.
+func stopping(vm *vmv1.VirtualMachine, record *power.Record) bool {
+	return deleted(vm) || record.StopSince != nil || record.Restart != "" || !wantsOn(vm.GetSpec().GetRunPolicy(), record)
+}
+
+// forgive forgets that the user stopped or started a VM which is AlwaysOff now:
+// with another policy it begins anew.
+func (r *Reconciler) forgive(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	if vm.GetSpec().GetRunPolicy() != vmv1.RunPolicy_AlwaysOff || o.record.On == nil {
+		return nil
+	}
+	o.record.On = nil
+	return r.Power.Put(ctx, vm.GetMetadata().GetUid(), o.record)
 }
 
 // wantsOn says whether a VM should run (guide, "Virtual machine startup policy

@@ -17,11 +17,14 @@ const keptTransitions = 10
 // status says what was observed. Of the old status it takes only times: since
 // when conditions hold, and when phases changed.
 func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.VirtualMachineStatus {
-	phase := phase(vm, o)
+	phase, address := phase(vm, o), o.address
+	if o.plugged != nil {
+		address = o.plugged
+	}
 	status := &vmv1.VirtualMachineStatus{
 		Phase:                       phase,
-		IpAddress:                   o.address.GetStatus().GetAddress(),
-		VirtualMachineIpAddressName: o.address.GetMetadata().GetName(),
+		IpAddress:                   address.GetStatus().GetAddress(),
+		VirtualMachineIpAddressName: address.GetMetadata().GetName(),
 		BlockDeviceRefs:             deviceStatuses(vm, o),
 		Resources:                   resources(vm.GetSpec()),
 		Stats:                       r.stats(vm, o, phase),
@@ -44,18 +47,18 @@ func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.Virtu
 
 // phase sums up an observation (guide, "Virtual Machine Life Cycle").
 func phase(vm *vmv1.VirtualMachine, o *observation) vmv1.VirtualMachinePhase_Value {
-	deleting := vm.GetMetadata().GetDeletionTimestamp() != nil
-	wanted := wantsOn(vm.GetSpec().GetRunPolicy(), o.record)
 	switch {
-	case deleting:
+	case deleted(vm):
 		return vmv1.VirtualMachinePhase_Terminating
-	case o.sight.State.Alive() && (!wanted || o.record.Restart != ""):
+	case o.sight.State.Alive() && stopping(vm, o.record):
 		return vmv1.VirtualMachinePhase_Stopping
+	case o.sight.State == Unresponsive:
+		return vmv1.VirtualMachinePhase_Degraded
 	case o.sight.State == Paused:
 		return vmv1.VirtualMachinePhase_Pause
 	case o.sight.State == Running:
 		return vmv1.VirtualMachinePhase_Running
-	case !wanted:
+	case !wantsOn(vm.GetSpec().GetRunPolicy(), o.record):
 		return vmv1.VirtualMachinePhase_Stopped
 	case !o.dependenciesReady(), o.startProblem != nil:
 		return vmv1.VirtualMachinePhase_Pending
@@ -63,15 +66,19 @@ func phase(vm *vmv1.VirtualMachine, o *observation) vmv1.VirtualMachinePhase_Val
 	return vmv1.VirtualMachinePhase_Starting
 }
 
+// deviceStatuses are of the devices that the instance has; without one, of those
+// that it would have.
 func deviceStatuses(vm *vmv1.VirtualMachine, o *observation) []*vmv1.BlockDeviceStatus {
-	attached := o.sight.State.Alive()
-	names := targets{}
+	refs, states, attached := vm.GetSpec().GetBlockDeviceRefs(), o.devices, o.applied != nil
+	if attached {
+		refs, states = o.applied.GetBlockDeviceRefs(), o.attached
+	}
+	var names targets
 	var statuses []*vmv1.BlockDeviceStatus
-	for i, ref := range vm.GetSpec().GetBlockDeviceRefs() {
-		device := o.devices[i]
-		status := &vmv1.BlockDeviceStatus{Kind: ref.GetKind(), Name: ref.GetName(), Size: &device.Size, Attached: &attached}
+	for i, ref := range refs {
+		status := &vmv1.BlockDeviceStatus{Kind: ref.GetKind(), Name: ref.GetName(), Size: &states[i].Size, Attached: &attached}
 		if attached {
-			status.Target = names.next(device.CDROM)
+			status.Target = names.next(states[i].CDROM)
 		}
 		statuses = append(statuses, status)
 	}
@@ -135,4 +142,3 @@ func seconds(d time.Duration) string {
 	}
 	return d.Truncate(time.Second).String()
 }
-

@@ -76,29 +76,32 @@ func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOpera
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if record.Operation != op.GetMetadata().GetUid() {
-		return r.begin(ctx, op, vm)
-	}
-	if !done(op, vm, record) {
+	switch kind, policy := op.GetSpec().GetType(), vm.GetSpec().GetRunPolicy(); {
+	case record.Operation == op.GetMetadata().GetUid() && done(op, vm, record):
+		return r.complete(op), nil
+	case len(ruleOf(kind).phases) == 0:
+		return r.fail(op, "NotSupported", fmt.Sprintf("Operations of type %s are not supported yet.", kind))
+	case !slices.Contains(ruleOf(kind).policies, policy):
+		// Also of one that was begun: with this policy it would never end.
+		return r.fail(op, "NotApplicableForVirtualMachineRunPolicy",
+			fmt.Sprintf("%s does not apply to a VM with run policy %s.", kind, policy))
+	case record.Operation == op.GetMetadata().GetUid():
 		return r.progress(op), nil
+	case op.GetStatus().GetPhase() == vmv1.OperationPhase_InProgress:
+		// It was begun, and its mark is gone. It must not be done twice.
+		return r.fail(op, "OperationFailed",
+			fmt.Sprintf("VirtualMachine %s is another one now, or was told something else since.", key.Name))
 	}
-	return r.complete(op), nil
+	return r.begin(ctx, op, vm)
 }
 
 // begin checks whether the operation may be done, and tells the VM.
 func (r *Reconciler) begin(ctx context.Context, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine) (reconcile.Result, error) {
-	kind := op.GetSpec().GetType()
-	allowed := ruleOf(kind)
-	policy, phase := vm.GetSpec().GetRunPolicy(), vm.GetStatus().GetPhase()
-	switch {
-	case len(allowed.phases) == 0:
-		return r.fail(op, "NotSupported", fmt.Sprintf("Operations of type %s are not supported yet.", kind))
-	case !slices.Contains(allowed.policies, policy):
-		return r.fail(op, "NotApplicableForVirtualMachineRunPolicy",
-			fmt.Sprintf("%s does not apply to a VM with run policy %s.", kind, policy))
-	case !slices.Contains(allowed.phases, phase):
+	kind, phase := op.GetSpec().GetType(), vm.GetStatus().GetPhase()
+	forced := kind == vmv1.OperationType_Restart && op.GetSpec().GetForce() && phase == vmv1.VirtualMachinePhase_Stopping
+	if !forced && !slices.Contains(ruleOf(kind).phases, phase) {
 		return r.fail(op, "NotApplicableForVirtualMachinePhase",
-			fmt.Sprintf("%s does not apply to a VM in phase %s.", kind, phase))
+			fmt.Sprintf("%s does not apply to a VM in phase %s.", kind, phaseName(phase)))
 	}
 	other, err := r.older(op)
 	if err != nil {
@@ -112,6 +115,14 @@ func (r *Reconciler) begin(ctx context.Context, op *vmv1.VirtualMachineOperation
 	}
 	r.Machines.Wake(resource.KeyOf(vm))
 	return r.progress(op), nil
+}
+
+// phaseName names a phase to people; one that nobody looked at yet has none.
+func phaseName(phase vmv1.VirtualMachinePhase_Value) string {
+	if phase == 0 {
+		return vmv1.VirtualMachinePhase_Pending.String()
+	}
+	return phase.String()
 }
 
 // tell writes the operation's wish, and its mark, in one step.

@@ -2,10 +2,10 @@ package peer
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 
-	"github.com/google/uuid"
 	"google.golang.org/grpc"
-	"k8s.io/apimachinery/pkg/labels"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
@@ -14,8 +14,12 @@ import (
 	"orlop.dev/kit/resource"
 )
 
-// machineLabel ties an address that was made for a VM to it.
-const machineLabel = "virtualization.deckhouse.io/virtual-machine-uid"
+const (
+	// machineLabel ties an address that was made for a VM to it.
+	machineLabel = "virtualization.deckhouse.io/virtual-machine-uid"
+	// suffixLength keeps names short and two VMs' apart.
+	suffixLength = 5
+)
 
 // Addresses implements machine.Addresses.
 type Addresses struct {
@@ -44,32 +48,51 @@ func (a *Addresses) Find(vm *vmv1.VirtualMachine, name string) *networkv1.Virtua
 		}
 		return address
 	}
-	mine := labels.SelectorFromSet(labels.Set{machineLabel: meta.GetUid()})
-	for _, address := range a.mirror.List(meta.GetNamespace(), mine) {
-		if address.GetMetadata().GetDeletionTimestamp() == nil || vm.GetMetadata().GetDeletionTimestamp() != nil {
-			return address
-		}
+	address, found := a.mirror.Get(resource.Key{Namespace: meta.GetNamespace(), Name: ownName(meta)})
+	if !found || address.GetMetadata().GetLabels()[machineLabel] != meta.GetUid() {
+		return nil
 	}
-	return nil
+	return address
 }
 
-// Make implements machine.Addresses. The request's identity is the VM's, so
-// that a repeated call makes no second address.
+// ownName is the name of the address that is made for a VM: the same each time,
+// so that a repeated Make makes no second one.
+func ownName(machine *metav1.ObjectMeta) string {
+	sum := sha256.Sum256([]byte(machine.GetUid()))
+	return machine.GetName() + "-" + hex.EncodeToString(sum[:])[:suffixLength]
+}
+
+// Make implements machine.Addresses.
 func (a *Addresses) Make(ctx context.Context, vm *vmv1.VirtualMachine) error {
 	meta := vm.GetMetadata()
 	controller := true
 	address := resource.New[*networkv1.VirtualMachineIPAddress](a.mirror.Client().Kind())
 	address.Metadata = &metav1.ObjectMeta{
-		GenerateName: meta.GetName() + "-", Namespace: meta.GetNamespace(),
+		Name: ownName(meta), Namespace: meta.GetNamespace(),
 		Labels: map[string]string{machineLabel: meta.GetUid()},
 		OwnerReferences: []*metav1.OwnerReference{{
 			ApiVersion: vm.GetApiVersion(), Kind: vm.GetKind(), Name: meta.GetName(), Uid: meta.GetUid(), Controller: &controller,
 		}},
 	}
 	address.Spec = &networkv1.VirtualMachineIPAddressSpec{Type: networkv1.IPAddressType_Auto}
-	id := uuid.NewSHA1(uuid.NameSpaceOID, []byte("address/"+meta.GetUid())).String()
-	_, err := a.mirror.Client().Create(ctx, address, resource.WriteOptions{RequestID: id})
+	_, err := a.mirror.Client().Create(ctx, address, resource.WriteOptions{})
+	if fault.Is(err, fault.Exists) {
+		return nil // made already, and seen soon
+	}
 	return err
+}
+
+// Held implements machine.Addresses.
+func (a *Addresses) Held(holder *metav1.Holder) []*networkv1.VirtualMachineIPAddress {
+	var held []*networkv1.VirtualMachineIPAddress
+	for _, address := range a.mirror.List(holder.GetNamespace(), nil) {
+		for _, h := range address.GetMetadata().GetHolders() {
+			if h.GetUid() == holder.GetUid() {
+				held = append(held, address)
+			}
+		}
+	}
+	return held
 }
 
 // Claim implements machine.Addresses.

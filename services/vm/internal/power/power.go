@@ -42,13 +42,26 @@ type Record struct {
 	Waited     time.Duration `json:"waited,omitempty"`
 	AgentAfter time.Duration `json:"agentAfter,omitempty"`
 
-	// NotBefore holds back the next start, after an instance that ended early.
+	// NotBefore holds back the next start, after an instance that ended early or
+	// did not come to be.
 	NotBefore *time.Time `json:"notBefore,omitempty"`
+	// Failure is the last start's, nil after one that went well.
+	Failure *Failure `json:"failure,omitempty"`
 	// What the present instance takes of its node.
 	MilliCPU    int64 `json:"milliCPU,omitempty"`
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
 
 	revision int64
+}
+
+// Failure is a start that failed.
+type Failure struct {
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+	// Count is how many starts failed in a row.
+	Count int `json:"count"`
+	// Generation of the spec that could not be started.
+	Generation int32 `json:"generation"`
 }
 
 // InstanceGone clears what was true of the present instance alone.

@@ -1,0 +1,91 @@
+package endtoend_test
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// console is `orlop console` with a person at it, who reads and types.
+type console struct {
+	t       *testing.T
+	command *exec.Cmd
+	keys    io.WriteCloser
+	printed chan []byte
+	// unread is what was printed and not expected yet.
+	unread strings.Builder
+}
+
+func (u *user) openConsole(t *testing.T) *console {
+	t.Helper()
+	command := exec.Command(u.bin("orlop"), "console", "linux-vm")
+	command.Env = append(os.Environ(), "ORLOP_HOME="+u.home, "KUBECONFIG="+filepath.Join(u.home, "kubeconfig"))
+	keys, err := command.StdinPipe()
+	check(t, err)
+	screen, err := command.StdoutPipe()
+	check(t, err)
+	command.Stderr = command.Stdout
+	check(t, command.Start())
+	c := &console{t: t, command: command, keys: keys, printed: make(chan []byte, 64)}
+	go c.read(screen)
+	return c
+}
+
+func (c *console) read(screen io.Reader) {
+	defer close(c.printed)
+	for {
+		buffer := make([]byte, 4096)
+		n, err := screen.Read(buffer)
+		if n > 0 {
+			c.printed <- buffer[:n]
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *console) send(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.keys, text); err != nil {
+		c.t.Fatalf("type %q: %v", text, err)
+	}
+}
+
+// expect reads until the guest printed text, and returns what came before it.
+func (c *console) expect(text string) string {
+	c.t.Helper()
+	give := time.After(deadline)
+	for {
+		all := c.unread.String()
+		if before, after, found := strings.Cut(all, text); found {
+			c.unread.Reset()
+			c.unread.WriteString(after)
+			return before
+		}
+		select {
+		case printed, open := <-c.printed:
+			if !open {
+				c.t.Fatalf("the console ended; it showed %q, not %q", all, text)
+			}
+			c.unread.Write(printed)
+		case <-give:
+			c.t.Fatalf("the guest never printed %q; it printed %q", text, all)
+		}
+	}
+}
+
+// close leaves with Ctrl+].
+func (c *console) close() {
+	_, _ = io.WriteString(c.keys, "\x1d")
+	_ = c.keys.Close()
+	for range c.printed {
+	}
+	if err := c.command.Wait(); err != nil {
+		c.t.Errorf("orlop console: %v", err)
+	}
+}

@@ -1,0 +1,50 @@
+// Command operator is the kubectl door in a process of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"orlop.dev/facade/kubernetes"
+	"orlop.dev/kit/serve/standalone"
+)
+
+func main() { standalone.Main(run) }
+
+func run(ctx context.Context, arguments []string) (err error) {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "operator")
+	klog.SetSlogLogger(logger)
+	ctrl.SetLogger(logr.FromSlogHandler(logger.Handler()))
+	peers := standalone.NewPeers(
+		standalone.Peer{Name: "image"}, standalone.Peer{Name: "disk"},
+		standalone.Peer{Name: "network"}, standalone.Peer{Name: "vm"},
+	)
+	var s settings
+	if err := standalone.Parse("operator", arguments, logger, s.bind, peers.Bind); err != nil {
+		return err
+	}
+	connections, err := peers.Dial()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, connections.Close()) }()
+	options, err := s.operator(ctx)
+	if err != nil {
+		return err
+	}
+	options.Connect, options.Logger = byKind(connections), logger
+	operator, err := kubernetes.New(options)
+	if err != nil {
+		return err
+	}
+	if err := operator.Install(ctx); err != nil {
+		return err
+	}
+	return operator.Run(ctx)
+}

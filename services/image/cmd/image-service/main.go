@@ -1,0 +1,29 @@
+// Command image-service is the image service in a process of its own.
+package main
+
+import (
+	"context"
+
+	"orlop.dev/kit/serve"
+	"orlop.dev/kit/serve/standalone"
+	"orlop.dev/services/image"
+)
+
+func main() {
+	var s settings
+	standalone.Main(standalone.Command{
+		Name: "image-service", Prefix: image.DefaultPrefix, Flags: s.bind,
+		New: func(_ context.Context, h standalone.Host) (serve.Part, error) {
+			options, err := s.image()
+			if err != nil {
+				return serve.Part{}, err
+			}
+			options.Etcd, options.Prefix, options.Logger = h.Etcd, h.Prefix, h.Logger
+			service, err := image.New(options)
+			if err != nil {
+				return serve.Part{}, err
+			}
+			return service.Part(), nil
+		},
+	}.Run)
+}

@@ -1,0 +1,118 @@
+package machine
+
+import (
+	"context"
+
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/services/vm/internal/class"
+)
+
+// prepare claims disks, images and the address for a running VM.
+func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (Instance, error) {
+	spec, meta := vm.GetSpec(), vm.GetMetadata()
+	holder := holderOf(vm, true)
+	model, features := class.CPUModel(o.class)
+	instance := Instance{
+		UID: meta.GetUid(), Namespace: meta.GetNamespace(), Name: meta.GetName(),
+		CPUModel: model, CPUFeatures: features, Topology: topology(spec.GetCpu().GetCores()),
+		MemoryBytes:     demandOf(spec).MemoryBytes,
+		Paravirtualized: spec.GetEnableParavirtualization(),
+	}
+	for _, ref := range spec.GetBlockDeviceRefs() {
+		device, err := r.Devices.Claim(ctx, ref, holder)
+		if err != nil {
+			return instance, err
+		}
+		instance.Devices = append(instance.Devices, device)
+	}
+	var err error
+	if instance.Port, err = r.Addresses.Claim(ctx, o.address, holder); err != nil {
+		return instance, err
+	}
+	if spec.GetProvisioning().GetType() == vmv1.ProvisioningType_UserData {
+		instance.UserData = []byte(spec.GetProvisioning().GetUserData())
+	}
+	return instance, nil
+}
+
+// settle makes the claims of a VM without an instance right: it refers to the
+// disks and the address of its spec, and uses nothing. Another claim may be seen
+// a little later than it was made: it wakes the VM then.
+func (r *Reconciler) settle(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	refers := holderOf(vm, false)
+	wanted := map[string]bool{}
+	for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
+		wanted[describe(ref)] = ref.GetKind() == vmv1.BlockDeviceKind_VirtualDisk
+	}
+	settled := map[string]bool{}
+	for _, device := range r.Devices.Held(refers) {
+		name := describe(device.Ref)
+		settled[name] = !device.Active
+		if wanted[name] {
+			continue
+		}
+		if err := r.Devices.Release(ctx, device.Ref, refers); err != nil {
+			return err
+		}
+	}
+	for i, ref := range vm.GetSpec().GetBlockDeviceRefs() {
+		if !wanted[describe(ref)] || settled[describe(ref)] || !o.devices[i].Found {
+			continue
+		}
+		if _, err := r.Devices.Claim(ctx, ref, refers); err != nil && !fault.Is(err, fault.NotReady, fault.NotFound) {
+			return err
+		}
+	}
+	return r.settleAddress(ctx, vm, o)
+}
+
+func (r *Reconciler) settleAddress(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	refers := holderOf(vm, false)
+	wanted, settled := o.address.GetMetadata().GetUid(), false
+	for _, address := range r.Addresses.Held(refers) {
+		if address.GetMetadata().GetUid() == wanted {
+			settled = !activelyHeld(address, vm)
+			continue
+		}
+		if err := r.Addresses.Release(ctx, address, refers); err != nil {
+			return err
+		}
+	}
+	if settled || o.address == nil {
+		return nil
+	}
+	_, err := r.Addresses.Claim(ctx, o.address, refers)
+	if fault.Is(err, fault.NotReady, fault.NotFound, fault.Exists, fault.Denied) {
+		return nil // the address is another VM's, or goes: the status says so
+	}
+	return err
+}
+
+// leave lets go of everything that a deleted VM had. What its spec names is let
+// go of even if no claim is seen: it may have been made just now.
+func (r *Reconciler) leave(ctx context.Context, vm *vmv1.VirtualMachine) error {
+	uid, holder := vm.GetMetadata().GetUid(), holderOf(vm, false)
+	if err := r.Engine.Kill(ctx, uid); err != nil {
+		return err
+	}
+	refs := vm.GetSpec().GetBlockDeviceRefs()
+	for _, device := range r.Devices.Held(holder) {
+		refs = append(refs, device.Ref)
+	}
+	for _, ref := range refs {
+		if err := r.Devices.Release(ctx, ref, holder); err != nil {
+			return err
+		}
+	}
+	addresses := r.Addresses.Held(holder)
+	if own := r.Addresses.Find(vm, vm.GetSpec().GetVirtualMachineIpAddressName()); own != nil {
+		addresses = append(addresses, own)
+	}
+	for _, address := range addresses {
+		if err := r.Addresses.Release(ctx, address, holder); err != nil {
+			return err
+		}
+	}
+	return r.Power.Delete(ctx, uid)
+}

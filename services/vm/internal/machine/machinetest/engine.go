@@ -1,0 +1,88 @@
+package machinetest
+
+import (
+	"context"
+	"sync"
+
+	"orlop.dev/services/vm/internal/machine"
+)
+
+// Engine runs guests that exist in memory only. The zero value works.
+type Engine struct {
+	// Deaf guests don't hear their power button.
+	Deaf bool
+
+	mu     sync.Mutex
+	sights map[string]machine.Sight
+	starts int
+	last   machine.Instance
+}
+
+// Start implements machine.Engine.
+func (e *Engine) Start(ctx context.Context, instance machine.Instance) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if e.sights == nil {
+		e.sights = map[string]machine.Sight{}
+	}
+	if !e.sights[instance.UID].State.Alive() {
+		e.starts++
+		e.last = instance
+		e.sights[instance.UID] = machine.Sight{State: machine.Running, QEMU: "10.0.0"}
+	}
+	return nil
+}
+
+// Look implements machine.Engine.
+func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if sight, there := e.sights[uid]; there {
+		return sight, ctx.Err()
+	}
+	return machine.Sight{State: machine.Absent}, ctx.Err()
+}
+
+// Powerdown implements machine.Engine.
+func (e *Engine) Powerdown(ctx context.Context, uid string) error {
+	if sight, err := e.Look(ctx, uid); err != nil || sight.State != machine.Running || e.Deaf {
+		return err
+	}
+	e.Set(uid, machine.Sight{State: machine.Shutdown})
+	return nil
+}
+
+// Kill implements machine.Engine.
+func (e *Engine) Kill(ctx context.Context, uid string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	delete(e.sights, uid)
+	return nil
+}
+
+// Set makes an instance look like that.
+func (e *Engine) Set(uid string, sight machine.Sight) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sights[uid] = sight
+}
+
+// Starts counts the instances that there were.
+func (e *Engine) Starts() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.starts
+}
+
+// Last is the instance that was started last.
+func (e *Engine) Last() machine.Instance {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.last
+}

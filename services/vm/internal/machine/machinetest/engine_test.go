@@ -1,0 +1,21 @@
+package machinetest_test
+
+import (
+	"testing"
+
+	"orlop.dev/services/vm/internal/machine"
+	"orlop.dev/services/vm/internal/machine/machinetest"
+)
+
+func TestEngineInMemory(t *testing.T) {
+	machinetest.RunEngine(t, func(*testing.T) machinetest.Subject {
+		engine := new(machinetest.Engine)
+		return machinetest.Subject{
+			Engine:   engine,
+			Instance: func(_ *testing.T, uid string) machine.Instance { return machine.Instance{UID: uid} },
+			End: func(_ *testing.T, uid string, how machine.State) {
+				engine.Set(uid, machine.Sight{State: how})
+			},
+		}
+	})
+}

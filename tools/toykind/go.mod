@@ -1,0 +1,3 @@
+module orlop.dev/tools/toykind
+
+go 1.26.0
