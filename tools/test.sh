@@ -20,6 +20,8 @@ packages() {
 test_tools() {
 	echo "== tools/protoc-gen-crd"
 	GOWORK=off go test -C tools/protoc-gen-crd "$@" ./...
+	echo "== tools/toykind"
+	GOWORK=off go test -C tools/toykind "$@" ./...
 }
 
 mapfile -t all < <(packages)

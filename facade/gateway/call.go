@@ -106,12 +106,12 @@ func (c calls) prepare(next runtime.HandlerFunc) runtime.HandlerFunc {
 		}
 		query, err := target.query(r, path)
 		if err != nil {
-			writeFault(w, fault.From(err))
+			writeError(w, err)
 			return
 		}
 		if target.body != nil {
 			if err := target.readBody(w, r); err != nil {
-				writeError(r.Context(), nil, nil, w, r, err)
+				writeError(w, err)
 				return
 			}
 		}

@@ -46,7 +46,17 @@ func failureOf(f *fault.Fault) failure {
 	return result
 }
 
-func writeError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+// handleError implements runtime.ErrorHandlerFunc.
+func handleError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) { //nolint:revive // grpc-gateway's signature
+	writeError(w, err)
+}
+
+// handleRoutingError implements runtime.RoutingErrorHandlerFunc.
+func handleRoutingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) { //nolint:revive // grpc-gateway's signature
+	writeFailure(w, failure{Code: code, Reason: reasonOf(code), Message: "nothing is served for " + r.Method + " " + r.URL.Path})
+}
+
+func writeError(w http.ResponseWriter, err error) {
 	var own *statusError
 	var routing *runtime.HTTPStatusError
 	switch {
@@ -59,10 +69,6 @@ func writeError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w h
 	default:
 		writeFault(w, fault.From(err))
 	}
-}
-
-func writeRoutingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
-	writeFailure(w, failure{Code: code, Reason: reasonOf(code), Message: "nothing is served for " + r.Method + " " + r.URL.Path})
 }
 
 // reasonOf is a word for what only HTTP knows.

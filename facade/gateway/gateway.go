@@ -77,8 +77,8 @@ func Handler(ctx context.Context, opts Options) (http.Handler, error) {
 	}
 	routes := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, newManifestMarshaler()),
-		runtime.WithErrorHandler(writeError),
-		runtime.WithRoutingErrorHandler(writeRoutingError),
+		runtime.WithErrorHandler(handleError),
+		runtime.WithRoutingErrorHandler(handleRoutingError),
 		runtime.WithIncomingHeaderMatcher(passHeader),
 		runtime.WithForwardResponseOption(writeETag),
 		runtime.WithMiddlewares(calls.prepare, calls.endStreamsWith(ctx)),

@@ -82,13 +82,13 @@ type Options struct {
 func (o Options) Validate() error {
 	var problems []error
 	if o.REST == nil {
-		problems = append(problems, errors.New("REST is required"))
+		problems = append(problems, errors.New("option REST is required"))
 	}
 	if o.Connect == nil {
-		problems = append(problems, errors.New("Connect is required"))
+		problems = append(problems, errors.New("option Connect is required"))
 	}
 	if _, _, err := net.SplitHostPort(o.Listen); err != nil {
-		problems = append(problems, fmt.Errorf("Listen: %w", err))
+		problems = append(problems, fmt.Errorf("option Listen: %w", err))
 	}
 	return errors.Join(problems...)
 }
@@ -132,7 +132,7 @@ func (o *Operator) addKind(k *kind.Kind) error {
 	if err != nil {
 		return err
 	}
-	feed := new(feed)
+	feed := newFeed()
 	mirror := resource.NewMirror(remote, resource.MirrorOptions[resource.Object]{
 		Handler: feed.handle, Logger: o.opts.Logger,
 	})
@@ -182,6 +182,9 @@ func (o *Operator) Run(ctx context.Context) error {
 	for _, mirror := range o.mirrors {
 		group.Go(func() error { return mirror.Run(ctx) })
 	}
+	for gvk, feed := range o.feeds {
+		group.Go(func() error { return feed.followBeginnings(ctx, m.GetCache(), gvk) })
+	}
 	if o.opts.Publish {
 		publishers, err := o.publishers(m.GetClient())
 		if err != nil {
@@ -202,7 +205,6 @@ func (o *Operator) manager() (manager.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("port of %s: %w", o.opts.Listen, err)
 	}
-	certificate := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &o.opts.Certificate, nil }
 	return ctrl.NewManager(o.opts.REST, manager.Options{
 		Scheme: scheme(),
 		Logger: logr.FromSlogHandler(o.opts.Logger.Handler()),
@@ -214,9 +216,15 @@ func (o *Operator) manager() (manager.Manager, error) {
 		LeaderElectionID:        "orlop-facade",
 		WebhookServer: webhook.NewServer(webhook.Options{
 			Host: host, Port: number,
-			TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = certificate }},
+			TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = o.certificate }},
 		}),
 	})
+}
+
+// certificate is what the webhook's listener shows; given so, the library looks
+// for no files.
+func (o *Operator) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return &o.opts.Certificate, nil
 }
 
 func (o *Operator) addController(m manager.Manager, k *kind.Kind) error {

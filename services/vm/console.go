@@ -18,8 +18,11 @@ const consoleBuffer = 16 << 10
 // errHungUp ends a console session whose caller left.
 var errHungUp = errors.New("the caller hung up")
 
+// attachment is a caller at a console.
+type attachment = grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse]
+
 // AttachConsole implements vmv1.VirtualMachineServiceServer.
-func (s *Service) AttachConsole(stream grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse]) error {
+func (s *Service) AttachConsole(stream attachment) error {
 	first, err := stream.Recv()
 	if err != nil {
 		return err
@@ -40,7 +43,7 @@ func (s *Service) AttachConsole(stream grpc.BidiStreamingServer[vmv1.AttachConso
 	// stream ends, which it does when this returns.
 	typed := make(chan error, 1)
 	go func() {
-		typed <- enter(stream, viewer, first.GetInput())
+		typed <- enter(stream, line, viewer, first.GetInput())
 		_ = viewer.Close() // ends show
 	}()
 	stop := context.AfterFunc(stream.Context(), func() { _ = viewer.Close() })
@@ -58,7 +61,7 @@ func (s *Service) AttachConsole(stream grpc.BidiStreamingServer[vmv1.AttachConso
 }
 
 // show sends what the guest prints.
-func show(stream grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse], viewer *console.Viewer) error {
+func show(stream attachment, viewer *console.Viewer) error {
 	buffer := make([]byte, consoleBuffer)
 	for {
 		n, err := viewer.Read(buffer)
@@ -78,11 +81,17 @@ func show(stream grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.Attach
 	}
 }
 
-// enter types what the caller sends.
-func enter(stream grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse], viewer *console.Viewer, input []byte) error {
+// enter types what the caller sends, once there is a line to type into: a guest
+// that was found just now has none for a moment.
+func enter(stream attachment, line *console.Console, viewer *console.Viewer, input []byte) error {
+	select {
+	case <-line.Connected():
+	case <-stream.Context().Done():
+		return errHungUp
+	}
 	for {
 		if len(input) > 0 {
-			if _, err := viewer.Write(input); err != nil && !errors.Is(err, console.ErrDisconnected) {
+			if _, err := viewer.Write(input); err != nil && !errors.Is(err, console.ErrDisconnected) && !errors.Is(err, console.ErrInputBlocked) {
 				return err
 			}
 		}

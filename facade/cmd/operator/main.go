@@ -4,12 +4,6 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"os"
-
-	"github.com/go-logr/logr"
-	"k8s.io/klog/v2"
-	ctrl "sigs.k8s.io/controller-runtime"
 
 	"orlop.dev/facade/kubernetes"
 	"orlop.dev/kit/serve/standalone"
@@ -18,13 +12,7 @@ import (
 func main() { standalone.Main(run) }
 
 func run(ctx context.Context, arguments []string) (err error) {
-	logger := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "operator")
-	klog.SetSlogLogger(logger)
-	ctrl.SetLogger(logr.FromSlogHandler(logger.Handler()))
-	peers := standalone.NewPeers(
-		standalone.Peer{Name: "image"}, standalone.Peer{Name: "disk"},
-		standalone.Peer{Name: "network"}, standalone.Peer{Name: "vm"},
-	)
+	logger, peers := newLogger(), newPeers()
 	var s settings
 	if err := standalone.Parse("operator", arguments, logger, s.bind, peers.Bind); err != nil {
 		return err

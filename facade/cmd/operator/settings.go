@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"os"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 	authentication "k8s.io/api/authentication/v1"
@@ -13,6 +15,8 @@ import (
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"orlop.dev/facade/kubernetes"
 	"orlop.dev/kit/resource/kind"
@@ -82,4 +86,20 @@ func whoAmI(ctx context.Context, config *rest.Config) (string, error) {
 
 func byKind(c standalone.Connections) func(*kind.Kind) (grpc.ClientConnInterface, error) {
 	return func(k *kind.Kind) (grpc.ClientConnInterface, error) { return c.ToService(string(k.Service)) }
+}
+
+func newPeers() *standalone.Peers {
+	return standalone.NewPeers(
+		standalone.Peer{Name: "image"}, standalone.Peer{Name: "disk"},
+		standalone.Peer{Name: "network"}, standalone.Peer{Name: "vm"},
+	)
+}
+
+// newLogger gives the libraries of Kubernetes, which have loggers of their own,
+// the same one.
+func newLogger() *slog.Logger {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "operator")
+	klog.SetSlogLogger(logger)
+	ctrl.SetLogger(logr.FromSlogHandler(logger.Handler()))
+	return logger
 }

@@ -90,19 +90,15 @@ func (h *house) testRefused(t *testing.T) {
 	h.kubectl.read(t, render(t, manifestOf(t, "VirtualDisk", "made", "persistentVolumeClaim: {size: 10Mi}")), "create", "-f", "-")
 	h.kubectl.run(t, "wait", "--for=jsonpath={.status.phase}=Ready", "vd/made", "--timeout="+deadline.String())
 	const source = `dataSource: {type: ObjectRef, objectRef: {kind: VirtualImage, name: a}}`
-	for _, test := range []refusal{
-		{name: "with.dot", words: []string{"metadata.name", "dot"}},
-		{name: "zero", patch: `persistentVolumeClaim: {size: "0"}`, words: []string{"spec.persistentVolumeClaim.size"}},
-		{name: "made", patch: `persistentVolumeClaim: {size: 5Mi}`, words: []string{"spec.persistentVolumeClaim.size", "smaller"}},
-		{name: "made", patch: `{persistentVolumeClaim: {size: 10Mi}, ` + source + `}`, words: []string{"spec.dataSource", "can't be changed"}},
+	h.refuses(t, []refusal{
+		{kind: "VirtualDisk", name: "with.dot", words: []string{"metadata.name", "dot"}},
+		{kind: "VirtualDisk", name: "zero", patch: `persistentVolumeClaim: {size: "0"}`, words: []string{"spec.persistentVolumeClaim.size"}},
+		{kind: "VirtualDisk", name: "made", patch: `persistentVolumeClaim: {size: 5Mi}`, words: []string{"spec.persistentVolumeClaim.size", "smaller"}},
+		{kind: "VirtualDisk", name: "made", patch: `{persistentVolumeClaim: {size: 10Mi}, ` + source + `}`, words: []string{"spec.dataSource", "can't be changed"}},
 		{
-			name: "made", patch: `persistentVolumeClaim: {size: 10Mi, storageClassName: other}`,
+			kind: "VirtualDisk", name: "made", patch: `persistentVolumeClaim: {size: 10Mi, storageClassName: other}`,
 			words: []string{"spec.persistentVolumeClaim.storageClassName", "can't be changed"},
 		},
-	} {
-		manifest := render(t, manifestOf(t, "VirtualDisk", test.name, test.patch))
-		_, err := h.kubectl.try(t, manifest, "apply", "--server-side", "--force-conflicts", "-f", "-")
-		denied(t, test.name+" "+test.patch, err, test.words)
-	}
+	})
 	h.kubectl.run(t, "delete", "vd", "made", "--timeout="+deadline.String())
 }

@@ -33,7 +33,6 @@ import (
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/kit/serve"
-	"orlop.dev/services/disk"
 
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
@@ -49,8 +48,8 @@ const (
 
 var diskGVK = schema.GroupVersionKind{Group: "virtualization.deckhouse.io", Version: "v1alpha2", Kind: "VirtualDisk"}
 
-// house is a Kubernetes API server, the disk service and the facade: two doors
-// to one kind.
+// house is a Kubernetes API server, services and the facade: two doors to their
+// kinds.
 type house struct {
 	*cluster
 	disks *resource.Client[*diskv1.VirtualDisk]
@@ -74,6 +73,8 @@ func TestDoors(t *testing.T) {
 	t.Run("both doors refuse in the same words", h.testSameWords)
 	t.Run("kubectl applies, compares and tries", h.testApply)
 	t.Run("what the disk service refuses names the field", h.testRefused)
+	t.Run("what the network service refuses names the field", h.testAddresses)
+	t.Run("what the vm service refuses names the field", h.testMachines)
 	t.Run("rights count at both doors", h.testRights)
 	t.Run("nobody gets anything but health", h.testNobody)
 	t.Run("a namespace ends", h.testNamespace)
@@ -88,10 +89,6 @@ func newHouse(t *testing.T) *house {
 	listener := listen(t)
 	address := listener.Addr().String()
 	conn := dial(t, authority, address)
-	disks, err := disk.New(disk.Options{
-		Etcd: newEtcdClient(t, c.etcd), Prefix: disk.DefaultPrefix, Images: conn, Dir: t.TempDir(), Logger: c.logger,
-	})
-	check(t, err)
 	admin, err := c.server.RESTConfig(kubernetes.Admin)
 	check(t, err)
 	reviewer := authkubernetes.New(clientset.NewForConfigOrDie(admin), clock.RealClock{})
@@ -99,7 +96,7 @@ func newHouse(t *testing.T) *house {
 		return serve.Run(ctx, serve.Config{
 			Options: serve.Defaults(), Name: "test", Guard: auth.NewGuard(reviewer, reviewer),
 			TLS: serverTLS(t, authority), Listener: listener, Logger: c.logger,
-		}, disks.Part())
+		}, newParts(t, c, conn)...)
 	})
 
 	operator := newOperator(t, c.server, authority, conn, c.logger)

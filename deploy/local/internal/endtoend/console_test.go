@@ -20,17 +20,17 @@ type console struct {
 	unread strings.Builder
 }
 
-func (u *user) openConsole(t *testing.T) *console {
-	t.Helper()
+func (u *user) openConsole() *console {
+	u.t.Helper()
 	command := exec.Command(u.bin("orlop"), "console", "linux-vm")
 	command.Env = append(os.Environ(), "ORLOP_HOME="+u.home, "KUBECONFIG="+filepath.Join(u.home, "kubeconfig"))
 	keys, err := command.StdinPipe()
-	check(t, err)
+	check(u.t, err)
 	screen, err := command.StdoutPipe()
-	check(t, err)
+	check(u.t, err)
 	command.Stderr = command.Stdout
-	check(t, command.Start())
-	c := &console{t: t, command: command, keys: keys, printed: make(chan []byte, 64)}
+	check(u.t, command.Start())
+	c := &console{t: u.t, command: command, keys: keys, printed: make(chan []byte, 64)}
 	go c.read(screen)
 	return c
 }
@@ -75,6 +75,32 @@ func (c *console) expect(text string) string {
 			c.unread.Write(printed)
 		case <-give:
 			c.t.Fatalf("the guest never printed %q; it printed %q", text, all)
+		}
+	}
+}
+
+// knock presses Enter, as a person does at a dark screen, until the guest asks
+// who is there: its getty may be starting anew.
+func (c *console) knock() {
+	c.t.Helper()
+	patience := time.NewTicker(2 * time.Second)
+	defer patience.Stop()
+	give := time.After(deadline)
+	for {
+		c.send("\n")
+		select {
+		case printed, open := <-c.printed:
+			if !open {
+				c.t.Fatalf("the console ended; it showed %q", c.unread.String())
+			}
+			c.unread.Write(printed)
+		case <-patience.C:
+		case <-give:
+			c.t.Fatalf("the guest never asked for a login; it printed %q", c.unread.String())
+		}
+		if strings.HasSuffix(strings.TrimRight(c.unread.String(), " "), "login:") {
+			c.unread.Reset()
+			return
 		}
 	}
 }

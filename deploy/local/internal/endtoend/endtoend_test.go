@@ -13,8 +13,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"orlop.dev/facade/home"
 )
 
 const (
@@ -45,12 +48,25 @@ func TestQuickStart(t *testing.T) {
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	t.Log("\n" + u.kubectl("get", "vi,vd,vm", "-o", "wide"))
 
-	t.Run("the columns are the guide's", u.testColumns)
-	t.Run("a person logs in on the serial console", u.testLogin)
-	t.Run("REST and gRPC show the same machine", u.testDoors)
-	t.Run("a guest outlives a killed daemon", u.testKill)
-	t.Run("operations stop and start it", u.testOperations)
-	t.Run("everything goes when it is deleted", u.testDelete)
+	u.tells("the columns are the guide's", (*user).testColumns)
+	u.tells("a person logs in on the serial console", (*user).testLogin)
+	u.tells("REST and gRPC show the same machine", (*user).testDoors)
+	u.tells("a guest outlives a killed daemon", (*user).testKill)
+	u.tells("a change waits for a restart", (*user).testChange)
+	u.tells("operations stop and start it", (*user).testOperations)
+	u.tells("everything goes when it is deleted", (*user).testDelete)
+}
+
+// tells runs a part of the story, which ends with the first part that fails.
+func (u *user) tells(name string, part func(*user)) {
+	passed := u.t.Run(name, func(t *testing.T) {
+		inPart := *u
+		inPart.t = t
+		part(&inPart)
+	})
+	if !passed {
+		u.t.FailNow()
+	}
 }
 
 func newUser(t *testing.T) *user {
@@ -90,27 +106,26 @@ func (u *user) serveImage() {
 	})
 }
 
-func (u *user) testColumns(t *testing.T) {
+func (u *user) testColumns() {
 	for what, pattern := range map[string]string{
 		"vi":    `(?m)^NAME +PHASE +CDROM +PROGRESS +AGE\nubuntu +Ready +false +100% `,
 		"vd":    `(?m)^NAME +PHASE +CAPACITY +AGE\nlinux-disk +Ready +\d+[A-Z]i `,
-		"vm":    `(?m)^NAME +PHASE +NODE +IPADDRESS +AGE\nlinux-vm +Running +\S+ +10\.66\.10\.\d+ `,
-		"vmip":  `(?m)^NAME +ADDRESS +STATUS +VM +AGE\nlinux-vm-\S+ +10\.66\.10\.\d+ +Attached +linux-vm `,
-		"vmipl": `(?m)^NAME +VIRTUALMACHINEIPADDRESS +STATUS +AGE\nip-10-66-10-\d+ +\{.*"linux-vm-\S+".*\} +Bound `,
+		"vm":    `(?m)^NAME +PHASE +NODE +IPADDRESS +AGE\nlinux-vm +Running +\S+ +10\.66\.\d+\.\d+ `,
+		"vmip":  `(?m)^NAME +ADDRESS +STATUS +VM +AGE\nlinux-vm-\S+ +10\.66\.\d+\.\d+ +Attached +linux-vm `,
+		"vmipl": `(?m)^NAME +VIRTUALMACHINEIPADDRESS +STATUS +AGE\nip-10-66-\d+-\d+ +\{.*"linux-vm-\S+".*\} +Bound `,
 	} {
 		if got := u.kubectl("get", what); !regexp.MustCompile(pattern).MatchString(got) {
-			t.Errorf("get %s shows\n%s", what, got)
+			u.t.Errorf("get %s shows\n%s", what, got)
 		}
 	}
 }
 
 // testLogin types what a person would. The address that the guest has must be
 // the one that the VM's status shows.
-func (u *user) testLogin(t *testing.T) {
-	console := u.openConsole(t)
+func (u *user) testLogin() {
+	console := u.openConsole()
 	defer console.close()
-	console.send("\n")
-	console.expect("login: ")
+	console.knock()
 	console.send("cloud\n")
 	console.expect("Password: ")
 	console.send("cloud\n")
@@ -126,17 +141,17 @@ func (u *user) testLogin(t *testing.T) {
 		console.send(command + "\n")
 		answer := console.expect(`cloud@linux-vm:~$ `)
 		if !regexp.MustCompile(want).MatchString(answer) {
-			t.Errorf("%s says %q, want %s", command, answer, want)
+			u.t.Errorf("%s says %q, want %s", command, answer, want)
 		}
 	}
 	console.send("exit\n")
 }
 
-func (u *user) testDoors(t *testing.T) {
+func (u *user) testDoors() {
 	uid := u.kubectl("get", "vm", "linux-vm", "-o", "jsonpath={.status.phase}")
 	rest := u.rest("GET", "/v1alpha2/namespaces/default/virtualmachines/linux-vm", "")
 	if !strings.Contains(rest, `"phase":"`+uid+`"`) && !strings.Contains(rest, `"phase": "`+uid+`"`) {
-		t.Errorf("REST shows %s", rest)
+		u.t.Errorf("REST shows %s", rest)
 	}
 	u.rest("POST", "/v1alpha2/namespaces/default/virtualdisks",
 		`{"metadata":{"name":"by-rest"},"spec":{"persistentVolumeClaim":{"size":"10Mi"}}}`)
@@ -144,50 +159,59 @@ func (u *user) testDoors(t *testing.T) {
 	u.kubectl("delete", "vd", "by-rest")
 	grpc := u.grpcurl(`{"namespace":"default","name":"linux-disk"}`, "orlop.disk.v1.VirtualDiskService/GetVirtualDisk")
 	if !strings.Contains(grpc, `"phase": "Ready"`) {
-		t.Errorf("gRPC shows %s", grpc)
+		u.t.Errorf("gRPC shows %s", grpc)
 	}
 	if status := u.restStatus("GET", "/v1alpha2/namespaces/default/virtualdisks", "", ""); status != http.StatusUnauthorized {
-		t.Errorf("without a credential REST answers %d", status)
+		u.t.Errorf("without a credential REST answers %d", status)
 	}
 }
 
-func (u *user) testKill(t *testing.T) {
-	before := u.qemuPID(t)
-	console := u.openConsole(t)
-	console.send("\n")
-	console.expect("login: ")
+func (u *user) testKill() {
+	before := u.qemuPID()
+	console := u.openConsole()
+	console.knock()
 	console.close()
-	u.killDaemon(t)
+	u.killDaemon()
 	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
-	if after := u.qemuPID(t); after != before {
-		t.Errorf("QEMU was process %s and is %s", before, after)
+	if after := u.qemuPID(); after != before {
+		u.t.Errorf("QEMU was process %s and is %s", before, after)
 	}
-	console = u.openConsole(t)
+	console = u.openConsole()
 	defer console.close()
-	console.send("\n")
-	console.expect("login: ")
+	console.knock()
 }
 
-func (u *user) testOperations(t *testing.T) {
+func (u *user) testChange() {
+	u.kubectl("patch", "vm", "linux-vm", "--type", "merge", "-p", `{"spec":{"cpu":{"cores":2}}}`)
+	u.waitFor("vm/linux-vm", "{.status.restartAwaitingChanges[0].path}", "cpu.cores")
+	u.orlop("restart", "linux-vm", "--wait")
+	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AwaitingRestartToApplyConfiguration")].status}`, "False")
+	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+}
+
+func (u *user) testOperations() {
 	u.orlop("stop", "linux-vm", "--wait")
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Stopped")
 	u.orlop("start", "linux-vm", "--wait")
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
-	if got := u.kubectl("get", "vmop"); strings.Count(got, "Completed") != 2 {
-		t.Errorf("the operations are\n%s", got)
+	if got := u.kubectl("get", "vmip", "-o", "name"); strings.Count(got, "\n") != 1 {
+		u.t.Errorf("after stops and starts the addresses are\n%s", got)
+	}
+	if got := u.kubectl("get", "vmop"); strings.Count(got, "Completed") != 3 {
+		u.t.Errorf("the operations are\n%s", got)
 	}
 }
 
-func (u *user) testDelete(t *testing.T) {
+func (u *user) testDelete() {
 	for _, object := range []string{"vm/linux-vm", "vd/linux-disk", "vi/ubuntu"} {
 		u.kubectl("delete", object, "--timeout", "3m")
 	}
 	if got := u.kubectl("get", "vi,vd,vm,vmip"); !strings.Contains(got, "No resources found") {
-		t.Errorf("what is left:\n%s", got)
+		u.t.Errorf("what is left:\n%s", got)
 	}
 	if left, _ := filepath.Glob(filepath.Join(u.home, "disks", "*", "*")); len(left) > 0 {
-		t.Errorf("files are left: %v", left)
+		u.t.Errorf("files are left: %v", left)
 	}
 }
 
@@ -211,11 +235,10 @@ func (u *user) token() string {
 	return strings.TrimSpace(string(content))
 }
 
-func (u *user) qemuPID(t *testing.T) string {
-	t.Helper()
-	output, err := exec.Command("pgrep", "-f", "qemu-system-x86_64.*default/linux-vm").Output()
-	check(t, err)
-	return strings.TrimSpace(string(output))
+// qemuPID finds the guest's process by a file that only it has open.
+func (u *user) qemuPID() string {
+	u.t.Helper()
+	return strings.TrimSpace(u.mustRun(exec.Command("pgrep", "-f", "qemu-system-x86_64.*default/linux-vm.*"+u.home)))
 }
 
 // waitFor blocks until a field of an object has a value.
@@ -289,12 +312,11 @@ func (u *user) restURL(path string) string {
 	return address + path
 }
 
-func (u *user) killDaemon(t *testing.T) {
-	t.Helper()
-	pid := strings.TrimSpace(u.mustRun(exec.Command("pgrep", "-f", u.bin("orlopd")+".*"+u.home)))
-	for _, one := range strings.Fields(pid) {
-		u.mustRun(exec.Command("kill", "-9", one))
-	}
+func (u *user) killDaemon() {
+	u.t.Helper()
+	pid, err := home.Home(u.home).Owner()
+	check(u.t, err)
+	check(u.t, syscall.Kill(pid, syscall.SIGKILL))
 }
 
 func check(t *testing.T, err error) {

@@ -40,7 +40,8 @@ const (
 type door struct {
 	url    string
 	client *http.Client
-	stop   context.CancelFunc
+
+	stopGateway, stopService context.CancelFunc
 }
 
 func newDoor(t *testing.T) *door {
@@ -59,7 +60,7 @@ func newDoor(t *testing.T) *door {
 	check(t, err)
 	users, err := tokenfile.Parse(strings.NewReader(tokens))
 	check(t, err)
-	background(t, "serve", func(ctx context.Context) error {
+	stopService := background(t, "serve", func(ctx context.Context) error {
 		return serve.Run(ctx, serve.Config{
 			Options: serve.Defaults(), Name: "test", Guard: auth.NewGuard(users, tokenfile.Rights{}),
 			TLS: serverTLS(t, authority), Listener: listener, Logger: logger,
@@ -68,7 +69,7 @@ func newDoor(t *testing.T) *door {
 	check(t, disks.Part().Ready(t.Context()))
 
 	rest := listen(t)
-	stop := background(t, "gateway", func(ctx context.Context) error {
+	stopGateway := background(t, "gateway", func(ctx context.Context) error {
 		return gateway.Run(ctx, gateway.Options{
 			Listener: rest, TLS: serverTLS(t, authority), Logger: logger,
 			Connect: func(string) (grpc.ClientConnInterface, error) { return service, nil },
@@ -76,7 +77,10 @@ func newDoor(t *testing.T) *door {
 	})
 	transport := &http.Transport{TLSClientConfig: serve.ClientTLS(authority.Pool()), ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &door{url: "https://" + rest.Addr().String(), client: &http.Client{Transport: transport}, stop: stop}
+	return &door{
+		url: "https://" + rest.Addr().String(), client: &http.Client{Transport: transport},
+		stopGateway: stopGateway, stopService: stopService,
+	}
 }
 
 // request is what a test asks for. Body is sent as it is if it is a string, else

@@ -105,18 +105,25 @@ func (d *door) testWatchRights(t *testing.T) {
 	}
 }
 
-// TestShutdown shows that an open watch doesn't hold the gateway up, and that
-// its reader is told.
-func TestShutdown(t *testing.T) {
-	d := newDoor(t)
-	watch := d.watch(t, disks+":watch", "")
-	watch.want(t, "Bookmark", "")
-	d.stop()
-	if watch.scanner.Scan() {
-		var last failure
-		check(t, json.Unmarshal(watch.scanner.Bytes(), &last))
-		if last.Type != "Error" || last.Reason == "" {
-			t.Errorf("the last line is %s", watch.scanner.Bytes())
-		}
+// TestEnds shows that an open watch holds neither the gateway nor the service
+// up, and that its reader is told why it ends.
+func TestEnds(t *testing.T) {
+	for name, stop := range map[string]func(*door){
+		"the gateway": func(d *door) { d.stopGateway() },
+		"the service": func(d *door) { d.stopService() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDoor(t)
+			watch := d.watch(t, disks+":watch", "")
+			watch.want(t, "Bookmark", "")
+			stop(d)
+			last := watch.want(t, "Error", "")
+			if last["reason"] == "" || last["code"] == 0.0 || last["message"] == "" {
+				t.Errorf("the last line is %v", last)
+			}
+			if watch.scanner.Scan() {
+				t.Errorf("after its end the stream has %s", watch.scanner.Bytes())
+			}
+		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"orlop.dev/deploy/local/internal/kubernetes"
 	facade "orlop.dev/facade/kubernetes"
@@ -77,6 +79,7 @@ func newHouse(t *testing.T) *house {
 	if _, err := os.Stat(binary); err != nil {
 		t.Skip("bin/kube is not built: make build builds it")
 	}
+	ctrllog.SetLogger(logr.Discard())
 	h := &house{
 		t:       t,
 		logger:  slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),

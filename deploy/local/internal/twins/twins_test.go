@@ -32,6 +32,7 @@ func TestTwins(t *testing.T) {
 	t.Run("owners are translated and cascade", h.testOwners)
 	t.Run("an owner that was taken away takes nothing with it", h.testDisowned)
 	t.Run("the facade was away", func(t *testing.T) { stopFacade = h.testFacadeAway(t, stopFacade) })
+	t.Run("the facade ends in the middle of things", func(t *testing.T) { stopFacade = h.testFacadeCut(t, stopFacade) })
 	t.Run("the service was away", func(t *testing.T) { stopService = h.testServiceAway(t, stopService) })
 	t.Run("the service lost its store", func(t *testing.T) { h.testLostStore(t, stopService) })
 	stopFacade()
@@ -250,6 +251,39 @@ func (h *house) testFacadeAway(t *testing.T, stop func()) func() {
 		remote, err := h.disks.Get(t.Context(), key("labelled-away"))
 		return err == nil && remote.GetMetadata().GetLabels()["while"] == "away"
 	})
+	return stop
+}
+
+// testFacadeCut ends the facade while it works on several objects, wherever it
+// is with each. What it left half done must come right, and nothing be made
+// twice or deleted.
+func (h *house) testFacadeCut(t *testing.T, stop func()) func() {
+	const rounds, each = 4, 5
+	var all []*unstructured.Unstructured
+	for round := range rounds {
+		for i := range each {
+			cr := disk(fmt.Sprintf("cut-%d-%d", round, i), "1Mi")
+			check(t, h.byFacade.Create(t.Context(), cr)) // admission may be down
+			all = append(all, cr)
+			_, err := h.disks.Create(t.Context(), remoteDisk(fmt.Sprintf("cut-up-%d-%d", round, i), "1Mi"), resource.WriteOptions{})
+			check(t, err)
+			all = append(all, disk(fmt.Sprintf("cut-up-%d-%d", round, i), "1Mi"))
+		}
+		h.agreed(t, all[round*each*2]) // the others are anywhere by now
+		stop()
+		stop = h.startFacade(t)
+	}
+	for _, cr := range all {
+		after := h.agreed(t, cr)
+		if cr.GetUID() != "" && after.GetUID() != cr.GetUID() || after.GetDeletionTimestamp() != nil {
+			t.Errorf("%s was deleted", cr.GetName())
+		}
+		poll(t, cr.GetName()+" is marked as the custom resource's twin", func() bool {
+			remote, err := h.disks.Get(t.Context(), key(cr.GetName()))
+			check(t, err)
+			return remote.GetMetadata().GetAnnotations()["orlop.dev/mirrored"] == string(after.GetUID())
+		})
+	}
 	return stop
 }
 

@@ -71,7 +71,7 @@ func decideAlone(cr *Side, agreed Agreement) Action {
 
 func decideDifference(cr, service, agreed string) Action {
 	switch {
-	case cr == service && cr == agreed:
+	case cr == service && service == agreed:
 		return Rest
 	case cr == service:
 		return Mark

@@ -160,3 +160,61 @@ func entries(t *testing.T, dir string) int {
 	}
 	return len(list)
 }
+
+func TestBaseThatNobodyNeedsGoes(t *testing.T) {
+	store, dir := newStore(t)
+	ctx := context.Background()
+	first, second := newBase(t, "8M"), newBase(t, "8M")
+	second.Digest = "sha256:4567"
+	bases := func() int {
+		entries, err := os.ReadDir(filepath.Join(dir, "bases"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	// A process that was killed while it made a volume left its record and base.
+	if err := store.Make(ctx, "a", &first, 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(store.volumePath("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Make(ctx, "a", &second, 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	if got := bases(); got != 1 {
+		t.Errorf("%d bases are kept for one volume", got)
+	}
+	// One that was killed while it removed a volume left its base alone.
+	if err := os.Remove(store.recordPath("a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, store.logger); err != nil {
+		t.Fatal(err)
+	}
+	if got := bases(); got != 0 {
+		t.Errorf("%d bases are kept for no volume", got)
+	}
+}
+
+func TestCopiedBaseIsWhole(t *testing.T) {
+	base := newBase(t, "8M")
+	target := filepath.Join(t.TempDir(), "copy")
+	done := make(chan error, 4)
+	for range cap(done) {
+		go func() { done <- copyFile(base.Path, target) }()
+	}
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	want, err := os.ReadFile(base.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(target); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes of %d, %v", len(got), len(want), err)
+	}
+}

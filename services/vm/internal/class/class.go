@@ -95,8 +95,11 @@ func (r *Reconciler) Reconcile(_ context.Context, class *vmv1.VirtualMachineClas
 	return reconcile.Result{Status: status}, nil
 }
 
-// Admit refuses overlapping ranges of cores.
+// Admit refuses overlapping ranges of cores, and selectors that mean nothing.
 func Admit(_ context.Context, _, class *vmv1.VirtualMachineClass) error {
+	if _, err := selectorOf(class.GetSpec().GetNodeSelector()); err != nil {
+		return err
+	}
 	policies := class.GetSpec().GetSizingPolicies()
 	for i, a := range policies {
 		for j, b := range policies[:i] {

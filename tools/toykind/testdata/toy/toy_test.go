@@ -112,8 +112,8 @@ func newHouse(t *testing.T) *house {
 	endpoint := etcd.Clients[0].Addr().String()
 	server, err := kubernetes.Start(context.Background(), kubernetes.Options{
 		Binary: filepath.Join(bin, "kube"), Dir: t.TempDir(), Address: netip.MustParseAddrPort("127.0.0.1:0"),
-		Etcd:   kubernetes.Etcd{Endpoints: []string{"http://" + endpoint}},
-		Users:  []kubernetes.User{{Name: facadeUser, Groups: []string{kubernetes.Masters}}}, Logger: logger,
+		Etcd:  kubernetes.Etcd{Endpoints: []string{"http://" + endpoint}},
+		Users: []kubernetes.User{{Name: facadeUser, Groups: []string{kubernetes.Masters}}}, Logger: logger,
 	})
 	check(t, err)
 	t.Cleanup(func() { server.Stop(context.Background()) })

@@ -1,0 +1,126 @@
+package class
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/reconcile/condition"
+	"orlop.dev/services/vm/internal/node"
+)
+
+func nodes() []node.Node {
+	all := node.Simulate([]string{"a", "b"}, node.Demand{MilliCPU: 8000, MemoryBytes: 16 << 30})
+	all[1].Labels["disktype"] = "ssd"
+	all[1].MemoryBytes = 4 << 30
+	return all
+}
+
+func selector(labels map[string]string, expressions ...*vmv1.NodeSelectorRequirement) *vmv1.ClassNodeSelector {
+	return &vmv1.ClassNodeSelector{MatchLabels: labels, MatchExpressions: expressions}
+}
+
+func TestClassIsReadyWhereThereAreNodes(t *testing.T) {
+	in := func(operator string, values ...string) *vmv1.NodeSelectorRequirement {
+		return &vmv1.NodeSelectorRequirement{Key: "disktype", Operator: operator, Values: values}
+	}
+	for _, test := range []struct {
+		name   string
+		spec   *vmv1.VirtualMachineClassSpec
+		phase  vmv1.ClassPhase_Value
+		reason string
+		nodes  []string
+		memory string
+	}{
+		{"everywhere", &vmv1.VirtualMachineClassSpec{}, vmv1.ClassPhase_Ready, "SuitableNodesFound", []string{"a", "b"}, "8Gi"},
+		{"by label", &vmv1.VirtualMachineClassSpec{NodeSelector: selector(map[string]string{"disktype": "ssd"})},
+			vmv1.ClassPhase_Ready, "SuitableNodesFound", []string{"b"}, "4Gi"},
+		{"by expression", &vmv1.VirtualMachineClassSpec{NodeSelector: selector(nil, in("NotIn", "ssd"))},
+			vmv1.ClassPhase_Ready, "SuitableNodesFound", []string{"a"}, "8Gi"},
+		{"nowhere", &vmv1.VirtualMachineClassSpec{NodeSelector: selector(map[string]string{"disktype": "tape"})},
+			vmv1.ClassPhase_Pending, "NoSuitableNodesFound", nil, ""},
+		{"not supported yet", &vmv1.VirtualMachineClassSpec{Cpu: &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Discovery}},
+			vmv1.ClassPhase_Pending, "NotSupported", []string{"a", "b"}, "8Gi"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := &Reconciler{Nodes: nodes(), InUse: func(string) int { return 0 }, Now: time.Now}
+			result, err := r.Reconcile(t.Context(), &vmv1.VirtualMachineClass{Metadata: &metav1.ObjectMeta{Name: "c"}, Spec: test.spec})
+			if err != nil {
+				t.Fatal(err)
+			}
+			status := result.Status.(*vmv1.VirtualMachineClassStatus)
+			if status.GetPhase() != test.phase || condition.Find(status.GetConditions(), "Ready").GetReason() != test.reason ||
+				!slices.Equal(status.GetAvailableNodes(), test.nodes) || status.GetMaxAllocatableResources()["memory"] != test.memory {
+				t.Errorf("status is %v", status)
+			}
+		})
+	}
+}
+
+func TestDeletedClassGoesWithItsLastVM(t *testing.T) {
+	users := 2
+	r := &Reconciler{Nodes: nodes(), InUse: func(string) int { return users }, Now: time.Now}
+	class := &vmv1.VirtualMachineClass{Metadata: &metav1.ObjectMeta{Name: "c", DeletionTimestamp: timestamppb.Now()}}
+	result, err := r.Reconcile(t.Context(), class)
+	if err != nil || result.Finalized {
+		t.Fatalf("%v, %v", result, err)
+	}
+	status := result.Status.(*vmv1.VirtualMachineClassStatus)
+	inUse := condition.Find(status.GetConditions(), "InUse")
+	if status.GetPhase() != vmv1.ClassPhase_Terminating || inUse.GetMessage() != "2 VMs use the class." {
+		t.Errorf("status is %v", status)
+	}
+	users = 0
+	if result, err = r.Reconcile(t.Context(), class); err != nil || !result.Finalized {
+		t.Errorf("%v, %v", result, err)
+	}
+}
+
+func TestClassesAreJudged(t *testing.T) {
+	cores := func(ranges ...int32) *vmv1.VirtualMachineClassSpec {
+		spec := new(vmv1.VirtualMachineClassSpec)
+		for i := 0; i < len(ranges); i += 2 {
+			spec.SizingPolicies = append(spec.SizingPolicies, &vmv1.SizingPolicy{
+				Cores: &vmv1.SizingCores{Min: ranges[i], Max: ranges[i+1]},
+			})
+		}
+		return spec
+	}
+	for _, test := range []struct {
+		spec  *vmv1.VirtualMachineClassSpec
+		field string
+	}{
+		{cores(1, 4, 5, 8), ""},
+		{cores(1, 4, 4, 8), "spec.sizingPolicies[1].cores"},
+		{cores(5, 8, 1, 16), "spec.sizingPolicies[1].cores"},
+		{&vmv1.VirtualMachineClassSpec{NodeSelector: selector(nil, &vmv1.NodeSelectorRequirement{Key: "a", Operator: "In"})},
+			"spec.nodeSelector.matchExpressions[0]"},
+	} {
+		err := Admit(t.Context(), nil, &vmv1.VirtualMachineClass{Spec: test.spec})
+		if test.field == "" && err == nil {
+			continue
+		}
+		if f := fault.From(err); f == nil || f.Class != fault.Invalid || len(f.Fields) != 1 || f.Fields[0].Path != test.field {
+			t.Errorf("%v: got %v, want a refusal of %q", test.spec, err, test.field)
+		}
+	}
+}
+
+func TestShippedClassesSayWhichProcessor(t *testing.T) {
+	for _, class := range Shipped() {
+		if model, _ := CPUModel(class); (model == "") != (class.GetMetadata().GetName() == "host") {
+			t.Errorf("class %s has processor %q", class.GetMetadata().GetName(), model)
+		}
+	}
+	features := &vmv1.VirtualMachineClass{Spec: &vmv1.VirtualMachineClassSpec{
+		Cpu: &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Features, Features: []string{"avx"}},
+	}}
+	if model, got := CPUModel(features); model != "" || !slices.Equal(got, []string{"avx"}) {
+		t.Errorf("%q with %v", model, got)
+	}
+}

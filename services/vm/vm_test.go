@@ -1,0 +1,322 @@
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	imagev1 "orlop.dev/gen/orlop/image/v1"
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource"
+	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/services/vm"
+	"orlop.dev/services/vm/internal/qemu"
+)
+
+// bootSector is a guest that says "ready" on its serial line, sends back what is
+// typed, and obeys its power button. Package qemu's tests have its source.
+var bootSector = []byte{
+	0x31, 0xc0, 0x8e, 0xd8, 0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, 0xbe,
+	0x58, 0x7c, 0xba, 0xf8, 0x03, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb,
+	0xf8, 0xfb, 0xf4, 0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x75, 0x1b,
+	0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xed, 0xba, 0xf8, 0x03, 0xec,
+	0x3c, 0x70, 0x74, 0x0b, 0x3c, 0x72, 0x74, 0x10, 0x3c, 0x63, 0x74, 0x14,
+	0xee, 0xeb, 0xe5, 0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xeb, 0xd1,
+	0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xeb, 0xc9, 0xba, 0x05, 0x05, 0xb0,
+	0x01, 0xee, 0xeb, 0xc1, 'r', 'e', 'a', 'd', 'y', '\n', 0,
+}
+
+// house is a vm service with real guests, and stand-ins for the other services.
+type house struct {
+	t         *testing.T
+	opts      vm.Options
+	disks     *resource.Collection[*diskv1.VirtualDisk]
+	addresses *resource.Collection[*networkv1.VirtualMachineIPAddress]
+
+	// Of the present instance of the service:
+	stop       func()
+	conn       *grpc.ClientConn
+	machines   *resource.Client[*vmv1.VirtualMachine]
+	operations *resource.Client[*vmv1.VirtualMachineOperation]
+	classes    *resource.Client[*vmv1.VirtualMachineClass]
+}
+
+func newHouse(t *testing.T) *house {
+	t.Helper()
+	if _, err := exec.LookPath(qemu.DefaultBinary); err != nil {
+		t.Skip("qemu-system-x86_64 is not installed: make setup installs it")
+	}
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	sector := make([]byte, 1<<20)
+	copy(sector, bootSector)
+	sector[510], sector[511] = 0x55, 0xaa
+	check(t, os.WriteFile(disk, sector, 0o600))
+
+	t.Cleanup(func() { // of a test that failed
+		for _, left := range processes(t, disk) {
+			number, err := strconv.Atoi(left)
+			check(t, err)
+			t.Errorf("process %d is left and ended: %v", number, unix.Kill(number, unix.SIGKILL))
+		}
+	})
+
+	h := &house{t: t}
+	store := etcdtest.Start(t)
+	disks, diskPart := standIn[*diskv1.VirtualDisk](t, store, &diskv1.VirtualDiskService_ServiceDesc,
+		&diskv1.Volume{Path: disk, Format: "raw", VirtualBytes: 1 << 20})
+	addresses, addressPart := standIn[*networkv1.VirtualMachineIPAddress](t, store, &networkv1.VirtualMachineIPAddressService_ServiceDesc,
+		&networkv1.Port{MacAddress: "52:54:00:00:00:01", Mode: networkv1.PortMode_User, Address: "10.66.10.10/24", Gateway: "10.66.10.1"})
+	_, imagePart := standIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, &imagev1.Blob{})
+	_, clusterPart := standIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, &imagev1.Blob{})
+	others, _ := host(t, diskPart, addressPart, imagePart, clusterPart)
+	h.disks, h.addresses = disks, addresses
+	h.opts = vm.Options{
+		Etcd: store, Disks: others, Images: others, Networks: others, Dir: t.TempDir(),
+		Nodes: []string{"node-1", "node-2"}, MilliCPU: 8000, MemoryBytes: 8 << 30, Logger: quiet(),
+	}
+	h.open()
+	return h
+}
+
+// open starts an instance of the service.
+func (h *house) open() {
+	h.t.Helper()
+	service, err := vm.New(h.t.Context(), h.opts)
+	check(h.t, err)
+	h.conn, h.stop = host(h.t, service.Part())
+	h.machines = clientOf[*vmv1.VirtualMachine](h.t, h.conn)
+	h.operations = clientOf[*vmv1.VirtualMachineOperation](h.t, h.conn)
+	h.classes = clientOf[*vmv1.VirtualMachineClass](h.t, h.conn)
+}
+
+func key(name string) resource.Key { return resource.Key{Namespace: "default", Name: name} }
+
+// addDisk makes a disk as the disk service would.
+func (h *house) addDisk(name string) {
+	h.t.Helper()
+	disk := resource.New[*diskv1.VirtualDisk](h.disks.Kind())
+	disk.Metadata = &metav1.ObjectMeta{Namespace: "default", Name: name}
+	_, err := h.disks.Create(h.t.Context(), disk)
+	check(h.t, err)
+	_, err = h.disks.UpdateStatus(h.t.Context(), key(name), "", &diskv1.VirtualDiskStatus{Phase: diskv1.DiskPhase_Ready, Capacity: "1Mi"})
+	check(h.t, err)
+}
+
+// bindAddresses gives the next address that is made a lease.
+func (h *house) bindAddresses() {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	defer cancel()
+	for event, err := range h.addresses.Watch(ctx, resource.WatchOptions{}) {
+		check(h.t, err)
+		if event.Type == resource.Bookmark {
+			continue
+		}
+		_, err = h.addresses.UpdateStatus(ctx, resource.KeyOf(event.Object), "", &networkv1.VirtualMachineIPAddressStatus{
+			Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10",
+		})
+		check(h.t, err)
+		return
+	}
+}
+
+func (h *house) create(name string) {
+	h.t.Helper()
+	object := &vmv1.VirtualMachine{
+		Metadata: &metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: &vmv1.VirtualMachineSpec{
+			VirtualMachineClassName: "generic", Cpu: &vmv1.CPU{Cores: 1}, Memory: &vmv1.Memory{Size: "64Mi"},
+			BlockDeviceRefs: []*vmv1.BlockDeviceRef{{Kind: vmv1.BlockDeviceKind_VirtualDisk, Name: "root"}},
+		},
+	}
+	_, err := h.machines.Create(h.t.Context(), object, resource.WriteOptions{})
+	check(h.t, err)
+}
+
+func (h *house) awaitPhase(name string, phase vmv1.VirtualMachinePhase_Value) *vmv1.VirtualMachine {
+	h.t.Helper()
+	return await(h.t, h.machines, key(name), "was "+phase.String(), func(vm *vmv1.VirtualMachine) bool {
+		return vm.GetStatus().GetPhase() == phase
+	})
+}
+
+// operate does an operation and waits for its end.
+func (h *house) operate(name string, kind vmv1.OperationType_Value) {
+	h.t.Helper()
+	op := &vmv1.VirtualMachineOperation{
+		Metadata: &metav1.ObjectMeta{Namespace: "default", GenerateName: "op-"},
+		Spec:     &vmv1.VirtualMachineOperationSpec{VirtualMachineName: name, Type: kind},
+	}
+	made, err := h.operations.Create(h.t.Context(), op, resource.WriteOptions{})
+	check(h.t, err)
+	ended := await(h.t, h.operations, resource.KeyOf(made), "ended", func(op *vmv1.VirtualMachineOperation) bool {
+		return op.GetStatus().GetPhase() == vmv1.OperationPhase_Completed || op.GetStatus().GetPhase() == vmv1.OperationPhase_Failed
+	})
+	if ended.GetStatus().GetPhase() != vmv1.OperationPhase_Completed {
+		h.t.Fatalf("operation %s: %v", kind, ended.GetStatus())
+	}
+}
+
+func (h *house) attach(name string) grpc.BidiStreamingClient[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse] {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	h.t.Cleanup(cancel)
+	stream, err := vmv1.NewVirtualMachineServiceClient(h.conn).AttachConsole(ctx)
+	check(h.t, err)
+	check(h.t, stream.Send(&vmv1.AttachConsoleRequest{Namespace: "default", Name: name}))
+	return stream
+}
+
+func read(t *testing.T, stream grpc.BidiStreamingClient[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse], until string) {
+	t.Helper()
+	var output []byte
+	for !bytes.Contains(output, []byte(until)) {
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatalf("the console ended: %v; it said %q", err, output)
+		}
+		output = append(output, response.GetOutput()...)
+	}
+}
+
+// processes lists the QEMUs whose command line has the text.
+func processes(t *testing.T, text string) []string {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	check(t, err)
+	var found []string
+	for _, line := range lines {
+		if content, err := os.ReadFile(line); err == nil && bytes.Contains(content, []byte(text)) && bytes.Contains(content, []byte("qemu-system")) {
+			found = append(found, strings.Split(line, "/")[2])
+		}
+	}
+	return found
+}
+
+func TestGuestOutlivesTheServiceAndObeysTheNextOne(t *testing.T) {
+	h := newHouse(t)
+	h.addDisk("root")
+	h.create("web")
+	h.bindAddresses()
+	running := h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
+	uid := running.GetMetadata().GetUid()
+	if status := running.GetStatus(); status.GetIpAddress() != "10.66.10.10" || status.GetNodeName() == "" {
+		t.Errorf("status is %v", status)
+	}
+	console := h.attach("web")
+	read(t, console, "ready")
+	check(t, console.Send(&vmv1.AttachConsoleRequest{Input: []byte("hello")}))
+	read(t, console, "hello")
+	check(t, console.CloseSend())
+	if err := drain(console); !errors.Is(err, io.EOF) {
+		t.Errorf("a console that was left ends with %v", err)
+	}
+	before := processes(t, uid)
+	if len(before) != 1 {
+		t.Fatalf("%d processes run the guest", len(before))
+	}
+
+	h.stop()
+	h.open()
+	h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
+	console = h.attach("web")
+	check(t, console.Send(&vmv1.AttachConsoleRequest{Input: []byte("again")}))
+	read(t, console, "again")
+	if after := processes(t, uid); len(after) != 1 || after[0] != before[0] {
+		t.Errorf("process %v was found as %v", before, after)
+	}
+
+	h.operate("web", vmv1.OperationType_Restart)
+	if err := drain(console); !fault.Is(err, fault.NotReady) {
+		t.Errorf("the console of the old instance ends with %v", err)
+	}
+	if after := processes(t, uid); len(after) != 1 || after[0] == before[0] {
+		t.Errorf("after a restart %v runs, before it %v", after, before)
+	}
+	h.operate("web", vmv1.OperationType_Stop)
+	h.awaitPhase("web", vmv1.VirtualMachinePhase_Stopped)
+	h.wantHolders(false)
+	if left := processes(t, uid); len(left) != 0 {
+		t.Errorf("a stopped VM has processes %v", left)
+	}
+	h.operate("web", vmv1.OperationType_Start)
+
+	_, err := h.machines.Delete(t.Context(), key("web"), resource.DeleteOptions{})
+	check(t, err)
+	awaitGone(t, h.machines, key("web"))
+	if left := processes(t, uid); len(left) != 0 {
+		t.Errorf("a deleted VM has processes %v", left)
+	}
+	disk, err := h.disks.Get(key("root"))
+	if err != nil || len(disk.GetMetadata().GetHolders()) != 0 {
+		t.Errorf("its disk: %v, %v", disk.GetMetadata(), err)
+	}
+}
+
+// drain reads a console to its end.
+func drain(stream grpc.BidiStreamingClient[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse]) error {
+	for {
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+	}
+}
+
+func (h *house) wantHolders(active bool) {
+	h.t.Helper()
+	disk, err := h.disks.Get(key("root"))
+	check(h.t, err)
+	holders := disk.GetMetadata().GetHolders()
+	if len(holders) != 1 || holders[0].GetActive() != active {
+		h.t.Errorf("holders are %v", holders)
+	}
+}
+
+func TestClassesAreShippedAndKeptWhileTheyAreUsed(t *testing.T) {
+	h := newHouse(t)
+	generic := resource.Key{Name: "generic"}
+	for _, name := range []string{"generic", "host"} {
+		class := await(t, h.classes, resource.Key{Name: name}, "is Ready", func(c *vmv1.VirtualMachineClass) bool {
+			return c.GetStatus().GetPhase() == vmv1.ClassPhase_Ready
+		})
+		if nodes := class.GetStatus().GetAvailableNodes(); len(nodes) != 2 {
+			t.Errorf("class %s has nodes %v", name, nodes)
+		}
+	}
+	h.create("web") // it waits for its disk
+	_, err := h.classes.Delete(t.Context(), generic, resource.DeleteOptions{})
+	check(t, err)
+	await(t, h.classes, generic, "is Terminating", func(c *vmv1.VirtualMachineClass) bool {
+		return c.GetStatus().GetPhase() == vmv1.ClassPhase_Terminating
+	})
+	object, err := h.machines.Get(t.Context(), key("web"))
+	check(t, err)
+	object.Spec.VirtualMachineClassName = "host"
+	object.Metadata.ResourceVersion = "" // its status changes all the time
+	_, err = h.machines.Update(t.Context(), object, resource.UpdateOptions{Mask: []string{"spec.virtualMachineClassName"}})
+	check(t, err)
+	awaitGone(t, h.classes, generic)
+}
+
+func TestNodesAreTold(t *testing.T) {
+	h := newHouse(t)
+	nodes, err := vmv1.NewNodeServiceClient(h.conn).ListNodes(t.Context(), &vmv1.ListNodesRequest{})
+	check(t, err)
+	if len(nodes.GetItems()) != 2 || nodes.GetItems()[0].GetAllocatable()["memory"] != "4Gi" || nodes.GetItems()[0].GetAccelerator() == "" {
+		t.Errorf("nodes are %v", nodes)
+	}
+}
