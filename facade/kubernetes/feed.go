@@ -73,19 +73,23 @@ func (f *feed) followBeginnings(ctx context.Context, known cache.Cache, gvk sche
 			return nil
 		case <-f.anew:
 		}
-		list := new(unstructured.UnstructuredList)
-		list.SetGroupVersionKind(gvk)
-		err := known.List(ctx, list, client.UnsafeDisableDeepCopy)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("list %s: %w", gvk.Kind, err)
-		}
-		for i := range list.Items {
-			f.add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		if err := f.addAll(ctx, known, gvk); err != nil && ctx.Err() == nil {
+			return err
 		}
 	}
+}
+
+// addAll queues every custom resource of a kind.
+func (f *feed) addAll(ctx context.Context, known cache.Cache, gvk schema.GroupVersionKind) error {
+	list := new(unstructured.UnstructuredList)
+	list.SetGroupVersionKind(gvk)
+	if err := known.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list %s: %w", gvk.Kind, err)
+	}
+	for i := range list.Items {
+		f.add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+	return nil
 }
 
 func requestOf(object resource.Object) reconcile.Request {

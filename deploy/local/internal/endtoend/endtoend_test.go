@@ -317,6 +317,12 @@ func (u *user) killDaemon() {
 	pid, err := home.Home(u.home).Owner()
 	check(u.t, err)
 	check(u.t, syscall.Kill(pid, syscall.SIGKILL))
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for owner, err := home.Home(u.home).Owner(); owner != 0; owner, err = home.Home(u.home).Owner() {
+		check(u.t, err)
+		<-tick.C
+	}
 }
 
 func check(t *testing.T, err error) {

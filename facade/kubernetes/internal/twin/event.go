@@ -27,7 +27,7 @@ func (c *Controller) announce(cr *unstructured.Unstructured, before, after map[s
 	if phase == "Failed" || strings.HasSuffix(phase, "Lost") {
 		level = corev1.EventTypeWarning
 	}
-	c.events.Event(cr, level, phase, strings.TrimSpace(transition(old, phase)+" "+newestMessage(after)))
+	c.events.Event(cr, level, phase, strings.TrimSpace(transition(old, phase)+" "+obstacle(phase, after)))
 }
 
 func transition(old, phase string) string {
@@ -37,20 +37,25 @@ func transition(old, phase string) string {
 	return fmt.Sprintf("Phase went from %s to %s.", old, phase)
 }
 
-// newestMessage is the message of the condition that changed last. Times are in
-// RFC 3339, which sorts.
-func newestMessage(status map[string]any) string {
-	var newest, message string
+// obstacle is the message of the first condition that does not hold. Services
+// list conditions in the order in which things happen, so the first is what
+// keeps the others from being true. A phase that a condition of its own name
+// confirms (Ready, Running, Bound) has no obstacle.
+func obstacle(phase string, status map[string]any) string {
+	var first string
 	conditions, _ := status["conditions"].([]any)
 	for _, condition := range conditions {
 		condition, _ := condition.(map[string]any)
-		since, _ := condition["lastTransitionTime"].(string)
-		text, _ := condition["message"].(string)
-		if text != "" && since >= newest {
-			newest, message = since, text
+		holds := condition["status"] == "True"
+		if holds && condition["type"] == phase {
+			return ""
+		}
+		message, _ := condition["message"].(string)
+		if !holds && first == "" {
+			first = message
 		}
 	}
-	return message
+	return first
 }
 
 func (c *Controller) announceRefusal(cr *unstructured.Unstructured, refusal *fault.Fault) {
