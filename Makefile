@@ -45,7 +45,8 @@ lint: ## Run the linters
 	tools/lint.sh
 
 .PHONY: test
-test: setup build ## Run all tests: unit, Kubernetes API, guests
+test: setup build guest-micro ## Run all tests: unit, Kubernetes API, guests
+	tools/build.sh
 	tools/test.sh all
 
 .PHONY: test-fast
@@ -53,7 +54,7 @@ test-fast: ## Run the tests that need no guest and no Kubernetes
 	tools/test.sh fast
 
 .PHONY: soak
-soak: setup build ## Run the long tests
+soak: setup build guest-micro ## Run the long tests
 	tools/test.sh soak
 
 .PHONY: bench

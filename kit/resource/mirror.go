@@ -35,6 +35,8 @@ type Mirror[T Object] struct {
 	store   string
 	// version is where to resume from; empty begins anew.
 	version string
+	// whole is false until everything that the store has was told.
+	whole bool
 
 	synced   chan struct{}
 	syncOnce sync.Once
@@ -73,14 +75,12 @@ func (m *Mirror[T]) WaitSynced(ctx context.Context) error {
 	}
 }
 
-// Synced reports whether the mirror was complete once.
+// Synced reports whether the mirror shows all that its store has: not before it
+// was first complete, and not between meeting another store and knowing it.
 func (m *Mirror[T]) Synced() bool {
-	select {
-	case <-m.synced:
-		return true
-	default:
-		return false
-	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.whole
 }
 
 // Get returns a copy of an object, false where the mirror has none.

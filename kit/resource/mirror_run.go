@@ -91,6 +91,7 @@ func (m *Mirror[T]) hear(e Event[T], told map[Key]bool) (map[Key]bool, error) {
 		}
 		m.advance(e.ResourceVersion)
 		if told != nil {
+			m.whole = true
 			m.handler(e)
 			m.syncOnce.Do(func() { close(m.synced) })
 		}

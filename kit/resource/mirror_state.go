@@ -62,7 +62,7 @@ func (m *Mirror[T]) meet(store string) bool {
 	clear(m.objects)
 	clear(m.deleted)
 	again := m.version != ""
-	m.version = ""
+	m.version, m.whole = "", false
 	return again
 }
 

@@ -27,7 +27,6 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 	}
 	configuration(&list, o)
 	list.False("Migratable", "VirtualMachineNotMigratable", "Live migration is not supported yet.")
-	list.True("FirmwareUpToDate", "FirmwareUpToDate", "")
 	return list.Conditions()
 }
 
