@@ -147,7 +147,9 @@ var refusals = map[string][]refusal{
 	// A field that nothing honours yet is refused by name, not ignored.
 	"fields to come": {
 		{kind: "VirtualMachine", patch: `blockDeviceRefs: [{kind: VirtualDisk, name: a, bootOrder: 1}]`, words: []string{"spec.blockDeviceRefs[0]", "bootOrder is not supported yet"}},
-		{kind: "VirtualMachine", patch: `usbDevices: [{name: a}]`, words: []string{"spec.usbDevices"}},
+		{kind: "VirtualMachine", patch: `usbDevices: [{name: a}]`, words: []string{"usbDevices is not supported yet"}},
+		{kind: "VirtualMachine", patch: `networks: [{type: Main}]`, words: []string{"networks is not supported yet"}},
+		{kind: "VirtualMachine", patch: `gpus: [{gpuClassName: a}]`, words: []string{"gpus is not supported yet"}},
 		{kind: "VirtualImage", patch: `dataSource: {http: {checksum: {streebog256: ` + strings.Repeat("a", 64) + `}}}`, words: []string{"spec.dataSource.http.checksum", "streebog256"}},
 		{kind: "VirtualMachine", patch: `wings: 2`, words: []string{"spec.wings"}},
 	},

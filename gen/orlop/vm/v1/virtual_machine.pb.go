@@ -30,6 +30,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type NetworkType_Value int32
+
+const (
+	NetworkType_Unspecified NetworkType_Value = 0
+	// The network that every VM is on.
+	NetworkType_Main NetworkType_Value = 1
+	// A network of the namespace.
+	NetworkType_Network NetworkType_Value = 2
+	// A network of the cluster.
+	NetworkType_ClusterNetwork NetworkType_Value = 3
+)
+
+// Enum value maps for NetworkType_Value.
+var (
+	NetworkType_Value_name = map[int32]string{
+		0: "Unspecified",
+		1: "Main",
+		2: "Network",
+		3: "ClusterNetwork",
+	}
+	NetworkType_Value_value = map[string]int32{
+		"Unspecified":    0,
+		"Main":           1,
+		"Network":        2,
+		"ClusterNetwork": 3,
+	}
+)
+
+func (x NetworkType_Value) Enum() *NetworkType_Value {
+	p := new(NetworkType_Value)
+	*p = x
+	return p
+}
+
+func (x NetworkType_Value) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NetworkType_Value) Descriptor() protoreflect.EnumDescriptor {
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[0].Descriptor()
+}
+
+func (NetworkType_Value) Type() protoreflect.EnumType {
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[0]
+}
+
+func (x NetworkType_Value) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NetworkType_Value.Descriptor instead.
+func (NetworkType_Value) EnumDescriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{3, 0}
+}
+
 type RunPolicy_Value int32
 
 const (
@@ -73,11 +128,11 @@ func (x RunPolicy_Value) String() string {
 }
 
 func (RunPolicy_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[0].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[1].Descriptor()
 }
 
 func (RunPolicy_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[0]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[1]
 }
 
 func (x RunPolicy_Value) Number() protoreflect.EnumNumber {
@@ -86,7 +141,7 @@ func (x RunPolicy_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RunPolicy_Value.Descriptor instead.
 func (RunPolicy_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{2, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type BlockDeviceKind_Value int32
@@ -125,11 +180,11 @@ func (x BlockDeviceKind_Value) String() string {
 }
 
 func (BlockDeviceKind_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[1].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[2].Descriptor()
 }
 
 func (BlockDeviceKind_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[1]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[2]
 }
 
 func (x BlockDeviceKind_Value) Number() protoreflect.EnumNumber {
@@ -138,7 +193,7 @@ func (x BlockDeviceKind_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BlockDeviceKind_Value.Descriptor instead.
 func (BlockDeviceKind_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{6, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type ProvisioningType_Value int32
@@ -180,11 +235,11 @@ func (x ProvisioningType_Value) String() string {
 }
 
 func (ProvisioningType_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[2].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[3].Descriptor()
 }
 
 func (ProvisioningType_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[2]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[3]
 }
 
 func (x ProvisioningType_Value) Number() protoreflect.EnumNumber {
@@ -193,7 +248,7 @@ func (x ProvisioningType_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ProvisioningType_Value.Descriptor instead.
 func (ProvisioningType_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{8, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type SecretKind_Value int32
@@ -226,11 +281,11 @@ func (x SecretKind_Value) String() string {
 }
 
 func (SecretKind_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[3].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[4].Descriptor()
 }
 
 func (SecretKind_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[3]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[4]
 }
 
 func (x SecretKind_Value) Number() protoreflect.EnumNumber {
@@ -239,7 +294,7 @@ func (x SecretKind_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SecretKind_Value.Descriptor instead.
 func (SecretKind_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{10, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type OSType_Value int32
@@ -275,11 +330,11 @@ func (x OSType_Value) String() string {
 }
 
 func (OSType_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[4].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[5].Descriptor()
 }
 
 func (OSType_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[4]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[5]
 }
 
 func (x OSType_Value) Number() protoreflect.EnumNumber {
@@ -288,7 +343,7 @@ func (x OSType_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OSType_Value.Descriptor instead.
 func (OSType_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{11, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type Bootloader_Value int32
@@ -327,11 +382,11 @@ func (x Bootloader_Value) String() string {
 }
 
 func (Bootloader_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[5].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[6].Descriptor()
 }
 
 func (Bootloader_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[5]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[6]
 }
 
 func (x Bootloader_Value) Number() protoreflect.EnumNumber {
@@ -340,7 +395,7 @@ func (x Bootloader_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Bootloader_Value.Descriptor instead.
 func (Bootloader_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{12, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type RestartApprovalMode_Value int32
@@ -378,11 +433,11 @@ func (x RestartApprovalMode_Value) String() string {
 }
 
 func (RestartApprovalMode_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[6].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[7].Descriptor()
 }
 
 func (RestartApprovalMode_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[6]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[7]
 }
 
 func (x RestartApprovalMode_Value) Number() protoreflect.EnumNumber {
@@ -391,7 +446,7 @@ func (x RestartApprovalMode_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartApprovalMode_Value.Descriptor instead.
 func (RestartApprovalMode_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{14, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type LiveMigrationPolicy_Value int32
@@ -437,11 +492,11 @@ func (x LiveMigrationPolicy_Value) String() string {
 }
 
 func (LiveMigrationPolicy_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[7].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[8].Descriptor()
 }
 
 func (LiveMigrationPolicy_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[7]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[8]
 }
 
 func (x LiveMigrationPolicy_Value) Number() protoreflect.EnumNumber {
@@ -450,7 +505,7 @@ func (x LiveMigrationPolicy_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LiveMigrationPolicy_Value.Descriptor instead.
 func (LiveMigrationPolicy_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{15, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type VirtualMachinePhase_Value int32
@@ -515,11 +570,11 @@ func (x VirtualMachinePhase_Value) String() string {
 }
 
 func (VirtualMachinePhase_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[8].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[9].Descriptor()
 }
 
 func (VirtualMachinePhase_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[8]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[9]
 }
 
 func (x VirtualMachinePhase_Value) Number() protoreflect.EnumNumber {
@@ -528,7 +583,7 @@ func (x VirtualMachinePhase_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VirtualMachinePhase_Value.Descriptor instead.
 func (VirtualMachinePhase_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{17, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{21, 0}
 }
 
 type MigrationResult_Value int32
@@ -564,11 +619,11 @@ func (x MigrationResult_Value) String() string {
 }
 
 func (MigrationResult_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[9].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[10].Descriptor()
 }
 
 func (MigrationResult_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[9]
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[10]
 }
 
 func (x MigrationResult_Value) Number() protoreflect.EnumNumber {
@@ -577,7 +632,7 @@ func (x MigrationResult_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MigrationResult_Value.Descriptor instead.
 func (MigrationResult_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{28, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{32, 0}
 }
 
 // VirtualMachine is a machine of a namespace.
@@ -688,8 +743,14 @@ type VirtualMachineSpec struct {
 	TopologySpreadConstraints []*TopologySpreadConstraint `protobuf:"bytes,17,rep,name=topology_spread_constraints,json=topologySpreadConstraints,proto3" json:"topology_spread_constraints,omitempty"`
 	// Name of the PriorityClass.
 	PriorityClassName string `protobuf:"bytes,18,opt,name=priority_class_name,json=priorityClassName,proto3" json:"priority_class_name,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Further network interfaces.
+	Networks []*NetworkRef `protobuf:"bytes,19,rep,name=networks,proto3" json:"networks,omitempty"`
+	// USB devices of the node that the guest is to have.
+	UsbDevices []*USBDeviceRef `protobuf:"bytes,20,rep,name=usb_devices,json=usbDevices,proto3" json:"usb_devices,omitempty"`
+	// GPUs of the node that the guest is to have.
+	Gpus          []*GPURef `protobuf:"bytes,21,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VirtualMachineSpec) Reset() {
@@ -848,6 +909,237 @@ func (x *VirtualMachineSpec) GetPriorityClassName() string {
 	return ""
 }
 
+func (x *VirtualMachineSpec) GetNetworks() []*NetworkRef {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *VirtualMachineSpec) GetUsbDevices() []*USBDeviceRef {
+	if x != nil {
+		return x.UsbDevices
+	}
+	return nil
+}
+
+func (x *VirtualMachineSpec) GetGpus() []*GPURef {
+	if x != nil {
+		return x.Gpus
+	}
+	return nil
+}
+
+// NetworkRef is one network interface.
+type NetworkRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Place of the interface, from 1 on.
+	Id   *int32            `protobuf:"varint,1,opt,name=id,proto3,oneof" json:"id,omitempty"`
+	Type NetworkType_Value `protobuf:"varint,2,opt,name=type,proto3,enum=orlop.vm.v1.NetworkType_Value" json:"type,omitempty"`
+	// Name of the network, for types Network and ClusterNetwork.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// The VirtualMachineMACAddress of the interface.
+	VirtualMachineMacAddressName string `protobuf:"bytes,4,opt,name=virtual_machine_mac_address_name,json=virtualMachineMACAddressName,proto3" json:"virtual_machine_mac_address_name,omitempty"`
+	// The IP address of the interface.
+	IpAddressName string `protobuf:"bytes,5,opt,name=ip_address_name,json=ipAddressName,proto3" json:"ip_address_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkRef) Reset() {
+	*x = NetworkRef{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkRef) ProtoMessage() {}
+
+func (x *NetworkRef) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkRef.ProtoReflect.Descriptor instead.
+func (*NetworkRef) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *NetworkRef) GetId() int32 {
+	if x != nil && x.Id != nil {
+		return *x.Id
+	}
+	return 0
+}
+
+func (x *NetworkRef) GetType() NetworkType_Value {
+	if x != nil {
+		return x.Type
+	}
+	return NetworkType_Unspecified
+}
+
+func (x *NetworkRef) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkRef) GetVirtualMachineMacAddressName() string {
+	if x != nil {
+		return x.VirtualMachineMacAddressName
+	}
+	return ""
+}
+
+func (x *NetworkRef) GetIpAddressName() string {
+	if x != nil {
+		return x.IpAddressName
+	}
+	return ""
+}
+
+// NetworkType holds the kinds of network.
+type NetworkType struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkType) Reset() {
+	*x = NetworkType{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkType) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkType) ProtoMessage() {}
+
+func (x *NetworkType) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkType.ProtoReflect.Descriptor instead.
+func (*NetworkType) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{3}
+}
+
+// USBDeviceRef names a USB device of the namespace.
+type USBDeviceRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the USBDevice.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *USBDeviceRef) Reset() {
+	*x = USBDeviceRef{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *USBDeviceRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*USBDeviceRef) ProtoMessage() {}
+
+func (x *USBDeviceRef) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use USBDeviceRef.ProtoReflect.Descriptor instead.
+func (*USBDeviceRef) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *USBDeviceRef) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// GPURef asks for a GPU.
+type GPURef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the class of GPUs.
+	GpuClassName  string `protobuf:"bytes,1,opt,name=gpu_class_name,json=gpuClassName,proto3" json:"gpu_class_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GPURef) Reset() {
+	*x = GPURef{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GPURef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GPURef) ProtoMessage() {}
+
+func (x *GPURef) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GPURef.ProtoReflect.Descriptor instead.
+func (*GPURef) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GPURef) GetGpuClassName() string {
+	if x != nil {
+		return x.GpuClassName
+	}
+	return ""
+}
+
 // RunPolicy says when a VM runs.
 type RunPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -857,7 +1149,7 @@ type RunPolicy struct {
 
 func (x *RunPolicy) Reset() {
 	*x = RunPolicy{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[2]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1161,7 @@ func (x *RunPolicy) String() string {
 func (*RunPolicy) ProtoMessage() {}
 
 func (x *RunPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[2]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1174,7 @@ func (x *RunPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunPolicy.ProtoReflect.Descriptor instead.
 func (*RunPolicy) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{2}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{6}
 }
 
 // CPU is what a VM gets of processors.
@@ -898,7 +1190,7 @@ type CPU struct {
 
 func (x *CPU) Reset() {
 	*x = CPU{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[3]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1202,7 @@ func (x *CPU) String() string {
 func (*CPU) ProtoMessage() {}
 
 func (x *CPU) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[3]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1215,7 @@ func (x *CPU) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPU.ProtoReflect.Descriptor instead.
 func (*CPU) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{3}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CPU) GetCores() int32 {
@@ -951,7 +1243,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[4]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1255,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[4]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1268,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{4}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Memory) GetSize() string {
@@ -1000,7 +1292,7 @@ type BlockDeviceRef struct {
 
 func (x *BlockDeviceRef) Reset() {
 	*x = BlockDeviceRef{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[5]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1304,7 @@ func (x *BlockDeviceRef) String() string {
 func (*BlockDeviceRef) ProtoMessage() {}
 
 func (x *BlockDeviceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[5]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1317,7 @@ func (x *BlockDeviceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDeviceRef.ProtoReflect.Descriptor instead.
 func (*BlockDeviceRef) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{5}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BlockDeviceRef) GetKind() BlockDeviceKind_Value {
@@ -1058,7 +1350,7 @@ type BlockDeviceKind struct {
 
 func (x *BlockDeviceKind) Reset() {
 	*x = BlockDeviceKind{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[6]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1362,7 @@ func (x *BlockDeviceKind) String() string {
 func (*BlockDeviceKind) ProtoMessage() {}
 
 func (x *BlockDeviceKind) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[6]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1375,7 @@ func (x *BlockDeviceKind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDeviceKind.ProtoReflect.Descriptor instead.
 func (*BlockDeviceKind) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{6}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{10}
 }
 
 // Provisioning sets up the guest: exactly the part that fits type.
@@ -1100,7 +1392,7 @@ type Provisioning struct {
 
 func (x *Provisioning) Reset() {
 	*x = Provisioning{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[7]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1404,7 @@ func (x *Provisioning) String() string {
 func (*Provisioning) ProtoMessage() {}
 
 func (x *Provisioning) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[7]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1417,7 @@ func (x *Provisioning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provisioning.ProtoReflect.Descriptor instead.
 func (*Provisioning) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{7}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Provisioning) GetType() ProvisioningType_Value {
@@ -1165,7 +1457,7 @@ type ProvisioningType struct {
 
 func (x *ProvisioningType) Reset() {
 	*x = ProvisioningType{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[8]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1469,7 @@ func (x *ProvisioningType) String() string {
 func (*ProvisioningType) ProtoMessage() {}
 
 func (x *ProvisioningType) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[8]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1482,7 @@ func (x *ProvisioningType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvisioningType.ProtoReflect.Descriptor instead.
 func (*ProvisioningType) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{8}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{12}
 }
 
 // SecretRef names a Secret of the namespace.
@@ -1205,7 +1497,7 @@ type SecretRef struct {
 
 func (x *SecretRef) Reset() {
 	*x = SecretRef{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[9]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1509,7 @@ func (x *SecretRef) String() string {
 func (*SecretRef) ProtoMessage() {}
 
 func (x *SecretRef) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[9]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1522,7 @@ func (x *SecretRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRef.ProtoReflect.Descriptor instead.
 func (*SecretRef) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{9}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SecretRef) GetKind() SecretKind_Value {
@@ -1256,7 +1548,7 @@ type SecretKind struct {
 
 func (x *SecretKind) Reset() {
 	*x = SecretKind{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[10]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1560,7 @@ func (x *SecretKind) String() string {
 func (*SecretKind) ProtoMessage() {}
 
 func (x *SecretKind) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[10]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1573,7 @@ func (x *SecretKind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretKind.ProtoReflect.Descriptor instead.
 func (*SecretKind) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{10}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{14}
 }
 
 // OSType tunes the machine for a family of guests.
@@ -1293,7 +1585,7 @@ type OSType struct {
 
 func (x *OSType) Reset() {
 	*x = OSType{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[11]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1597,7 @@ func (x *OSType) String() string {
 func (*OSType) ProtoMessage() {}
 
 func (x *OSType) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[11]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1610,7 @@ func (x *OSType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OSType.ProtoReflect.Descriptor instead.
 func (*OSType) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{11}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{15}
 }
 
 // Bootloader is the firmware of the machine.
@@ -1330,7 +1622,7 @@ type Bootloader struct {
 
 func (x *Bootloader) Reset() {
 	*x = Bootloader{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[12]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1634,7 @@ func (x *Bootloader) String() string {
 func (*Bootloader) ProtoMessage() {}
 
 func (x *Bootloader) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[12]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1647,7 @@ func (x *Bootloader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bootloader.ProtoReflect.Descriptor instead.
 func (*Bootloader) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{12}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{16}
 }
 
 // Disruptions says who may interrupt a VM.
@@ -1368,7 +1660,7 @@ type Disruptions struct {
 
 func (x *Disruptions) Reset() {
 	*x = Disruptions{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[13]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1672,7 @@ func (x *Disruptions) String() string {
 func (*Disruptions) ProtoMessage() {}
 
 func (x *Disruptions) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[13]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1685,7 @@ func (x *Disruptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disruptions.ProtoReflect.Descriptor instead.
 func (*Disruptions) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{13}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Disruptions) GetRestartApprovalMode() RestartApprovalMode_Value {
@@ -1412,7 +1704,7 @@ type RestartApprovalMode struct {
 
 func (x *RestartApprovalMode) Reset() {
 	*x = RestartApprovalMode{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[14]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1716,7 @@ func (x *RestartApprovalMode) String() string {
 func (*RestartApprovalMode) ProtoMessage() {}
 
 func (x *RestartApprovalMode) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[14]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1729,7 @@ func (x *RestartApprovalMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartApprovalMode.ProtoReflect.Descriptor instead.
 func (*RestartApprovalMode) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{14}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{18}
 }
 
 // LiveMigrationPolicy says whether a migration may slow the guest down.
@@ -1449,7 +1741,7 @@ type LiveMigrationPolicy struct {
 
 func (x *LiveMigrationPolicy) Reset() {
 	*x = LiveMigrationPolicy{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[15]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1753,7 @@ func (x *LiveMigrationPolicy) String() string {
 func (*LiveMigrationPolicy) ProtoMessage() {}
 
 func (x *LiveMigrationPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[15]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1766,7 @@ func (x *LiveMigrationPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveMigrationPolicy.ProtoReflect.Descriptor instead.
 func (*LiveMigrationPolicy) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{15}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{19}
 }
 
 // VirtualMachineStatus is what was observed of the VM.
@@ -1506,7 +1798,7 @@ type VirtualMachineStatus struct {
 
 func (x *VirtualMachineStatus) Reset() {
 	*x = VirtualMachineStatus{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[16]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1810,7 @@ func (x *VirtualMachineStatus) String() string {
 func (*VirtualMachineStatus) ProtoMessage() {}
 
 func (x *VirtualMachineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[16]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1823,7 @@ func (x *VirtualMachineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineStatus.ProtoReflect.Descriptor instead.
 func (*VirtualMachineStatus) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{16}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VirtualMachineStatus) GetPhase() VirtualMachinePhase_Value {
@@ -1641,7 +1933,7 @@ type VirtualMachinePhase struct {
 
 func (x *VirtualMachinePhase) Reset() {
 	*x = VirtualMachinePhase{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[17]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1945,7 @@ func (x *VirtualMachinePhase) String() string {
 func (*VirtualMachinePhase) ProtoMessage() {}
 
 func (x *VirtualMachinePhase) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[17]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1958,7 @@ func (x *VirtualMachinePhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachinePhase.ProtoReflect.Descriptor instead.
 func (*VirtualMachinePhase) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{17}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{21}
 }
 
 // BlockDeviceStatus is a disk or image of the VM as it is.
@@ -1693,7 +1985,7 @@ type BlockDeviceStatus struct {
 
 func (x *BlockDeviceStatus) Reset() {
 	*x = BlockDeviceStatus{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[18]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1997,7 @@ func (x *BlockDeviceStatus) String() string {
 func (*BlockDeviceStatus) ProtoMessage() {}
 
 func (x *BlockDeviceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[18]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +2010,7 @@ func (x *BlockDeviceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDeviceStatus.ProtoReflect.Descriptor instead.
 func (*BlockDeviceStatus) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{18}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BlockDeviceStatus) GetKind() BlockDeviceKind_Value {
@@ -1788,7 +2080,7 @@ type VirtualMachineResources struct {
 
 func (x *VirtualMachineResources) Reset() {
 	*x = VirtualMachineResources{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[19]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +2092,7 @@ func (x *VirtualMachineResources) String() string {
 func (*VirtualMachineResources) ProtoMessage() {}
 
 func (x *VirtualMachineResources) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[19]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +2105,7 @@ func (x *VirtualMachineResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineResources.ProtoReflect.Descriptor instead.
 func (*VirtualMachineResources) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{19}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VirtualMachineResources) GetCpu() *CPUResources {
@@ -1848,7 +2140,7 @@ type CPUResources struct {
 
 func (x *CPUResources) Reset() {
 	*x = CPUResources{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[20]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2152,7 @@ func (x *CPUResources) String() string {
 func (*CPUResources) ProtoMessage() {}
 
 func (x *CPUResources) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[20]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2165,7 @@ func (x *CPUResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUResources.ProtoReflect.Descriptor instead.
 func (*CPUResources) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{20}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CPUResources) GetCores() int32 {
@@ -1924,7 +2216,7 @@ type CPUTopology struct {
 
 func (x *CPUTopology) Reset() {
 	*x = CPUTopology{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[21]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2228,7 @@ func (x *CPUTopology) String() string {
 func (*CPUTopology) ProtoMessage() {}
 
 func (x *CPUTopology) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[21]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2241,7 @@ func (x *CPUTopology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUTopology.ProtoReflect.Descriptor instead.
 func (*CPUTopology) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{21}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CPUTopology) GetSockets() int32 {
@@ -1979,7 +2271,7 @@ type MemoryResources struct {
 
 func (x *MemoryResources) Reset() {
 	*x = MemoryResources{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[22]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1991,7 +2283,7 @@ func (x *MemoryResources) String() string {
 func (*MemoryResources) ProtoMessage() {}
 
 func (x *MemoryResources) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[22]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2004,7 +2296,7 @@ func (x *MemoryResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryResources.ProtoReflect.Descriptor instead.
 func (*MemoryResources) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{22}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MemoryResources) GetSize() string {
@@ -2035,7 +2327,7 @@ type VirtualMachineStats struct {
 
 func (x *VirtualMachineStats) Reset() {
 	*x = VirtualMachineStats{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[23]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2339,7 @@ func (x *VirtualMachineStats) String() string {
 func (*VirtualMachineStats) ProtoMessage() {}
 
 func (x *VirtualMachineStats) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[23]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2352,7 @@ func (x *VirtualMachineStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineStats.ProtoReflect.Descriptor instead.
 func (*VirtualMachineStats) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{23}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VirtualMachineStats) GetPhasesTransitions() []*PhaseTransition {
@@ -2096,7 +2388,7 @@ type PhaseTransition struct {
 
 func (x *PhaseTransition) Reset() {
 	*x = PhaseTransition{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[24]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2400,7 @@ func (x *PhaseTransition) String() string {
 func (*PhaseTransition) ProtoMessage() {}
 
 func (x *PhaseTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[24]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2413,7 @@ func (x *PhaseTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTransition.ProtoReflect.Descriptor instead.
 func (*PhaseTransition) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{24}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PhaseTransition) GetPhase() VirtualMachinePhase_Value {
@@ -2153,7 +2445,7 @@ type LaunchTimeDuration struct {
 
 func (x *LaunchTimeDuration) Reset() {
 	*x = LaunchTimeDuration{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[25]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2457,7 @@ func (x *LaunchTimeDuration) String() string {
 func (*LaunchTimeDuration) ProtoMessage() {}
 
 func (x *LaunchTimeDuration) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[25]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2470,7 @@ func (x *LaunchTimeDuration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchTimeDuration.ProtoReflect.Descriptor instead.
 func (*LaunchTimeDuration) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{25}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LaunchTimeDuration) GetWaitingForDependencies() string {
@@ -2218,7 +2510,7 @@ type VirtualMachineMigrationState struct {
 
 func (x *VirtualMachineMigrationState) Reset() {
 	*x = VirtualMachineMigrationState{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[26]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2522,7 @@ func (x *VirtualMachineMigrationState) String() string {
 func (*VirtualMachineMigrationState) ProtoMessage() {}
 
 func (x *VirtualMachineMigrationState) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[26]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2535,7 @@ func (x *VirtualMachineMigrationState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineMigrationState.ProtoReflect.Descriptor instead.
 func (*VirtualMachineMigrationState) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{26}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VirtualMachineMigrationState) GetStartTimestamp() *timestamppb.Timestamp {
@@ -2294,7 +2586,7 @@ type MigrationSide struct {
 
 func (x *MigrationSide) Reset() {
 	*x = MigrationSide{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[27]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2598,7 @@ func (x *MigrationSide) String() string {
 func (*MigrationSide) ProtoMessage() {}
 
 func (x *MigrationSide) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[27]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2611,7 @@ func (x *MigrationSide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationSide.ProtoReflect.Descriptor instead.
 func (*MigrationSide) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{27}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MigrationSide) GetNode() string {
@@ -2345,7 +2637,7 @@ type MigrationResult struct {
 
 func (x *MigrationResult) Reset() {
 	*x = MigrationResult{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[28]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2649,7 @@ func (x *MigrationResult) String() string {
 func (*MigrationResult) ProtoMessage() {}
 
 func (x *MigrationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[28]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2662,7 @@ func (x *MigrationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationResult.ProtoReflect.Descriptor instead.
 func (*MigrationResult) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{28}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{32}
 }
 
 // VirtualMachinePod is a Pod that stands for the VM.
@@ -2386,7 +2678,7 @@ type VirtualMachinePod struct {
 
 func (x *VirtualMachinePod) Reset() {
 	*x = VirtualMachinePod{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[29]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2690,7 @@ func (x *VirtualMachinePod) String() string {
 func (*VirtualMachinePod) ProtoMessage() {}
 
 func (x *VirtualMachinePod) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[29]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2703,7 @@ func (x *VirtualMachinePod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachinePod.ProtoReflect.Descriptor instead.
 func (*VirtualMachinePod) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{29}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VirtualMachinePod) GetName() string {
@@ -2441,7 +2733,7 @@ type VirtualMachineVersions struct {
 
 func (x *VirtualMachineVersions) Reset() {
 	*x = VirtualMachineVersions{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[30]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2745,7 @@ func (x *VirtualMachineVersions) String() string {
 func (*VirtualMachineVersions) ProtoMessage() {}
 
 func (x *VirtualMachineVersions) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[30]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2758,7 @@ func (x *VirtualMachineVersions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineVersions.ProtoReflect.Descriptor instead.
 func (*VirtualMachineVersions) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{30}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VirtualMachineVersions) GetQemu() string {
@@ -2499,7 +2791,7 @@ type CreateVirtualMachineRequest struct {
 
 func (x *CreateVirtualMachineRequest) Reset() {
 	*x = CreateVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[31]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2803,7 @@ func (x *CreateVirtualMachineRequest) String() string {
 func (*CreateVirtualMachineRequest) ProtoMessage() {}
 
 func (x *CreateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[31]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2816,7 @@ func (x *CreateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*CreateVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{31}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateVirtualMachineRequest) GetNamespace() string {
@@ -2577,7 +2869,7 @@ type UpdateVirtualMachineRequest struct {
 
 func (x *UpdateVirtualMachineRequest) Reset() {
 	*x = UpdateVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[32]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2881,7 @@ func (x *UpdateVirtualMachineRequest) String() string {
 func (*UpdateVirtualMachineRequest) ProtoMessage() {}
 
 func (x *UpdateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[32]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2894,7 @@ func (x *UpdateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{32}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateVirtualMachineRequest) GetNamespace() string {
@@ -2668,7 +2960,7 @@ type ListVirtualMachinesResponse struct {
 
 func (x *ListVirtualMachinesResponse) Reset() {
 	*x = ListVirtualMachinesResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[33]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +2972,7 @@ func (x *ListVirtualMachinesResponse) String() string {
 func (*ListVirtualMachinesResponse) ProtoMessage() {}
 
 func (x *ListVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[33]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +2985,7 @@ func (x *ListVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVirtualMachinesResponse.ProtoReflect.Descriptor instead.
 func (*ListVirtualMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{33}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListVirtualMachinesResponse) GetItems() []*VirtualMachine {
@@ -2732,7 +3024,7 @@ type WatchVirtualMachinesResponse struct {
 
 func (x *WatchVirtualMachinesResponse) Reset() {
 	*x = WatchVirtualMachinesResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[34]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3036,7 @@ func (x *WatchVirtualMachinesResponse) String() string {
 func (*WatchVirtualMachinesResponse) ProtoMessage() {}
 
 func (x *WatchVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[34]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +3049,7 @@ func (x *WatchVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVirtualMachinesResponse.ProtoReflect.Descriptor instead.
 func (*WatchVirtualMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{34}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchVirtualMachinesResponse) GetType() v1.EventType_Value {
@@ -2802,7 +3094,7 @@ type AttachConsoleRequest struct {
 
 func (x *AttachConsoleRequest) Reset() {
 	*x = AttachConsoleRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[35]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +3106,7 @@ func (x *AttachConsoleRequest) String() string {
 func (*AttachConsoleRequest) ProtoMessage() {}
 
 func (x *AttachConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[35]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +3119,7 @@ func (x *AttachConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachConsoleRequest.ProtoReflect.Descriptor instead.
 func (*AttachConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{35}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AttachConsoleRequest) GetNamespace() string {
@@ -2861,7 +3153,7 @@ type AttachConsoleResponse struct {
 
 func (x *AttachConsoleResponse) Reset() {
 	*x = AttachConsoleResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +3165,7 @@ func (x *AttachConsoleResponse) String() string {
 func (*AttachConsoleResponse) ProtoMessage() {}
 
 func (x *AttachConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +3178,7 @@ func (x *AttachConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachConsoleResponse.ProtoReflect.Descriptor instead.
 func (*AttachConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{36}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AttachConsoleResponse) GetOutput() []byte {
@@ -2920,7 +3212,7 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\x04Node\x12\x06string\x1a\x10.status.nodeNameB&\n" +
 	"\tIPAddress\x12\x06string\x1a\x11.status.ipAddressB(\n" +
 	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\xaa\xd4\x18q\n" +
-	"\x1avirtualmachine.name.length\x12\x1fself.metadata.name.size() <= 63\x1a2metadata.name must be no longer than 63 characters\"\x8b\f\n" +
+	"\x1avirtualmachine.name.length\x12\x1fself.metadata.name.size() <= 63\x1a2metadata.name must be no longer than 63 characters\"\xbc\x0e\n" +
 	"\x12VirtualMachineSpec\x12b\n" +
 	"\n" +
 	"run_policy\x18\x01 \x01(\x0e2\x1c.orlop.vm.v1.RunPolicy.ValueB%\xa2\xd4\x18!\n" +
@@ -2955,12 +3247,38 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\vtolerations\x18\x10 \x03(\v2\x17.orlop.vm.v1.TolerationR\vtolerations\x12e\n" +
 	"\x1btopology_spread_constraints\x18\x11 \x03(\v2%.orlop.vm.v1.TopologySpreadConstraintR\x19topologySpreadConstraints\x12:\n" +
 	"\x13priority_class_name\x18\x12 \x01(\tB\n" +
-	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x11priorityClassName\x1a?\n" +
+	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x11priorityClassName\x12r\n" +
+	"\bnetworks\x18\x13 \x03(\v2\x17.orlop.vm.v1.NetworkRefB=\xbaH\x05\x92\x01\x02\x10\x10\xa2\xd4\x181*/every VM has one interface, on the main networkR\bnetworks\x12f\n" +
+	"\vusb_devices\x18\x14 \x03(\v2\x19.orlop.vm.v1.USBDeviceRefB*\xbaH\x05\x92\x01\x02\x10\b\xa2\xd4\x18\x1e*\x1cthere is no USB pass-throughR\n" +
+	"usbDevices\x12S\n" +
+	"\x04gpus\x18\x15 \x03(\v2\x13.orlop.vm.v1.GPURefB*\xbaH\x05\x92\x01\x02\x10\x10\xa2\xd4\x18\x1e*\x1cthere is no GPU pass-throughR\x04gpus\x1a?\n" +
 	"\x11NodeSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x1c\n" +
 	"\x1a_enable_paravirtualizationB#\n" +
-	"!_termination_grace_period_seconds\"q\n" +
+	"!_termination_grace_period_seconds\"\x97\x02\n" +
+	"\n" +
+	"NetworkRef\x12\x1e\n" +
+	"\x02id\x18\x01 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x10(\x01H\x00R\x02id\x88\x01\x01\x12:\n" +
+	"\x04type\x18\x02 \x01(\x0e2\x1e.orlop.vm.v1.NetworkType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12\x1e\n" +
+	"\x04name\x18\x03 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x04name\x12R\n" +
+	" virtual_machine_mac_address_name\x18\x04 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x1cvirtualMachineMACAddressName\x122\n" +
+	"\x0fip_address_name\x18\x05 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\ripAddressNameB\x05\n" +
+	"\x03_id\"R\n" +
+	"\vNetworkType\"C\n" +
+	"\x05Value\x12\x0f\n" +
+	"\vUnspecified\x10\x00\x12\b\n" +
+	"\x04Main\x10\x01\x12\v\n" +
+	"\aNetwork\x10\x02\x12\x12\n" +
+	"\x0eClusterNetwork\x10\x03\".\n" +
+	"\fUSBDeviceRef\x12\x1e\n" +
+	"\x04name\x18\x01 \x01(\tB\n" +
+	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x04name\"\x80\x01\n" +
+	"\x06GPURef\x12v\n" +
+	"\x0egpu_class_name\x18\x01 \x01(\tBP\xbaHM\xc8\x01\x01rH\x10\x01\x18\xfd\x012A^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$R\fgpuClassName\"q\n" +
 	"\tRunPolicy\"d\n" +
 	"\x05Value\x12\x0f\n" +
 	"\vUnspecified\x10\x00\x12\f\n" +
@@ -3198,143 +3516,152 @@ func file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP() []byte {
 	return file_orlop_vm_v1_virtual_machine_proto_rawDescData
 }
 
-var file_orlop_vm_v1_virtual_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_orlop_vm_v1_virtual_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_orlop_vm_v1_virtual_machine_proto_goTypes = []any{
-	(RunPolicy_Value)(0),                 // 0: orlop.vm.v1.RunPolicy.Value
-	(BlockDeviceKind_Value)(0),           // 1: orlop.vm.v1.BlockDeviceKind.Value
-	(ProvisioningType_Value)(0),          // 2: orlop.vm.v1.ProvisioningType.Value
-	(SecretKind_Value)(0),                // 3: orlop.vm.v1.SecretKind.Value
-	(OSType_Value)(0),                    // 4: orlop.vm.v1.OSType.Value
-	(Bootloader_Value)(0),                // 5: orlop.vm.v1.Bootloader.Value
-	(RestartApprovalMode_Value)(0),       // 6: orlop.vm.v1.RestartApprovalMode.Value
-	(LiveMigrationPolicy_Value)(0),       // 7: orlop.vm.v1.LiveMigrationPolicy.Value
-	(VirtualMachinePhase_Value)(0),       // 8: orlop.vm.v1.VirtualMachinePhase.Value
-	(MigrationResult_Value)(0),           // 9: orlop.vm.v1.MigrationResult.Value
-	(*VirtualMachine)(nil),               // 10: orlop.vm.v1.VirtualMachine
-	(*VirtualMachineSpec)(nil),           // 11: orlop.vm.v1.VirtualMachineSpec
-	(*RunPolicy)(nil),                    // 12: orlop.vm.v1.RunPolicy
-	(*CPU)(nil),                          // 13: orlop.vm.v1.CPU
-	(*Memory)(nil),                       // 14: orlop.vm.v1.Memory
-	(*BlockDeviceRef)(nil),               // 15: orlop.vm.v1.BlockDeviceRef
-	(*BlockDeviceKind)(nil),              // 16: orlop.vm.v1.BlockDeviceKind
-	(*Provisioning)(nil),                 // 17: orlop.vm.v1.Provisioning
-	(*ProvisioningType)(nil),             // 18: orlop.vm.v1.ProvisioningType
-	(*SecretRef)(nil),                    // 19: orlop.vm.v1.SecretRef
-	(*SecretKind)(nil),                   // 20: orlop.vm.v1.SecretKind
-	(*OSType)(nil),                       // 21: orlop.vm.v1.OSType
-	(*Bootloader)(nil),                   // 22: orlop.vm.v1.Bootloader
-	(*Disruptions)(nil),                  // 23: orlop.vm.v1.Disruptions
-	(*RestartApprovalMode)(nil),          // 24: orlop.vm.v1.RestartApprovalMode
-	(*LiveMigrationPolicy)(nil),          // 25: orlop.vm.v1.LiveMigrationPolicy
-	(*VirtualMachineStatus)(nil),         // 26: orlop.vm.v1.VirtualMachineStatus
-	(*VirtualMachinePhase)(nil),          // 27: orlop.vm.v1.VirtualMachinePhase
-	(*BlockDeviceStatus)(nil),            // 28: orlop.vm.v1.BlockDeviceStatus
-	(*VirtualMachineResources)(nil),      // 29: orlop.vm.v1.VirtualMachineResources
-	(*CPUResources)(nil),                 // 30: orlop.vm.v1.CPUResources
-	(*CPUTopology)(nil),                  // 31: orlop.vm.v1.CPUTopology
-	(*MemoryResources)(nil),              // 32: orlop.vm.v1.MemoryResources
-	(*VirtualMachineStats)(nil),          // 33: orlop.vm.v1.VirtualMachineStats
-	(*PhaseTransition)(nil),              // 34: orlop.vm.v1.PhaseTransition
-	(*LaunchTimeDuration)(nil),           // 35: orlop.vm.v1.LaunchTimeDuration
-	(*VirtualMachineMigrationState)(nil), // 36: orlop.vm.v1.VirtualMachineMigrationState
-	(*MigrationSide)(nil),                // 37: orlop.vm.v1.MigrationSide
-	(*MigrationResult)(nil),              // 38: orlop.vm.v1.MigrationResult
-	(*VirtualMachinePod)(nil),            // 39: orlop.vm.v1.VirtualMachinePod
-	(*VirtualMachineVersions)(nil),       // 40: orlop.vm.v1.VirtualMachineVersions
-	(*CreateVirtualMachineRequest)(nil),  // 41: orlop.vm.v1.CreateVirtualMachineRequest
-	(*UpdateVirtualMachineRequest)(nil),  // 42: orlop.vm.v1.UpdateVirtualMachineRequest
-	(*ListVirtualMachinesResponse)(nil),  // 43: orlop.vm.v1.ListVirtualMachinesResponse
-	(*WatchVirtualMachinesResponse)(nil), // 44: orlop.vm.v1.WatchVirtualMachinesResponse
-	(*AttachConsoleRequest)(nil),         // 45: orlop.vm.v1.AttachConsoleRequest
-	(*AttachConsoleResponse)(nil),        // 46: orlop.vm.v1.AttachConsoleResponse
-	nil,                                  // 47: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	(*v1.ObjectMeta)(nil),                // 48: orlop.meta.v1.ObjectMeta
-	(*Affinity)(nil),                     // 49: orlop.vm.v1.Affinity
-	(*Toleration)(nil),                   // 50: orlop.vm.v1.Toleration
-	(*TopologySpreadConstraint)(nil),     // 51: orlop.vm.v1.TopologySpreadConstraint
-	(*structpb.Struct)(nil),              // 52: google.protobuf.Struct
-	(*v1.Condition)(nil),                 // 53: orlop.meta.v1.Condition
-	(*timestamppb.Timestamp)(nil),        // 54: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),        // 55: google.protobuf.FieldMask
-	(v1.EventType_Value)(0),              // 56: orlop.meta.v1.EventType.Value
-	(*v1.GetRequest)(nil),                // 57: orlop.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),               // 58: orlop.meta.v1.ListRequest
-	(*v1.DeleteRequest)(nil),             // 59: orlop.meta.v1.DeleteRequest
-	(*v1.WatchRequest)(nil),              // 60: orlop.meta.v1.WatchRequest
+	(NetworkType_Value)(0),               // 0: orlop.vm.v1.NetworkType.Value
+	(RunPolicy_Value)(0),                 // 1: orlop.vm.v1.RunPolicy.Value
+	(BlockDeviceKind_Value)(0),           // 2: orlop.vm.v1.BlockDeviceKind.Value
+	(ProvisioningType_Value)(0),          // 3: orlop.vm.v1.ProvisioningType.Value
+	(SecretKind_Value)(0),                // 4: orlop.vm.v1.SecretKind.Value
+	(OSType_Value)(0),                    // 5: orlop.vm.v1.OSType.Value
+	(Bootloader_Value)(0),                // 6: orlop.vm.v1.Bootloader.Value
+	(RestartApprovalMode_Value)(0),       // 7: orlop.vm.v1.RestartApprovalMode.Value
+	(LiveMigrationPolicy_Value)(0),       // 8: orlop.vm.v1.LiveMigrationPolicy.Value
+	(VirtualMachinePhase_Value)(0),       // 9: orlop.vm.v1.VirtualMachinePhase.Value
+	(MigrationResult_Value)(0),           // 10: orlop.vm.v1.MigrationResult.Value
+	(*VirtualMachine)(nil),               // 11: orlop.vm.v1.VirtualMachine
+	(*VirtualMachineSpec)(nil),           // 12: orlop.vm.v1.VirtualMachineSpec
+	(*NetworkRef)(nil),                   // 13: orlop.vm.v1.NetworkRef
+	(*NetworkType)(nil),                  // 14: orlop.vm.v1.NetworkType
+	(*USBDeviceRef)(nil),                 // 15: orlop.vm.v1.USBDeviceRef
+	(*GPURef)(nil),                       // 16: orlop.vm.v1.GPURef
+	(*RunPolicy)(nil),                    // 17: orlop.vm.v1.RunPolicy
+	(*CPU)(nil),                          // 18: orlop.vm.v1.CPU
+	(*Memory)(nil),                       // 19: orlop.vm.v1.Memory
+	(*BlockDeviceRef)(nil),               // 20: orlop.vm.v1.BlockDeviceRef
+	(*BlockDeviceKind)(nil),              // 21: orlop.vm.v1.BlockDeviceKind
+	(*Provisioning)(nil),                 // 22: orlop.vm.v1.Provisioning
+	(*ProvisioningType)(nil),             // 23: orlop.vm.v1.ProvisioningType
+	(*SecretRef)(nil),                    // 24: orlop.vm.v1.SecretRef
+	(*SecretKind)(nil),                   // 25: orlop.vm.v1.SecretKind
+	(*OSType)(nil),                       // 26: orlop.vm.v1.OSType
+	(*Bootloader)(nil),                   // 27: orlop.vm.v1.Bootloader
+	(*Disruptions)(nil),                  // 28: orlop.vm.v1.Disruptions
+	(*RestartApprovalMode)(nil),          // 29: orlop.vm.v1.RestartApprovalMode
+	(*LiveMigrationPolicy)(nil),          // 30: orlop.vm.v1.LiveMigrationPolicy
+	(*VirtualMachineStatus)(nil),         // 31: orlop.vm.v1.VirtualMachineStatus
+	(*VirtualMachinePhase)(nil),          // 32: orlop.vm.v1.VirtualMachinePhase
+	(*BlockDeviceStatus)(nil),            // 33: orlop.vm.v1.BlockDeviceStatus
+	(*VirtualMachineResources)(nil),      // 34: orlop.vm.v1.VirtualMachineResources
+	(*CPUResources)(nil),                 // 35: orlop.vm.v1.CPUResources
+	(*CPUTopology)(nil),                  // 36: orlop.vm.v1.CPUTopology
+	(*MemoryResources)(nil),              // 37: orlop.vm.v1.MemoryResources
+	(*VirtualMachineStats)(nil),          // 38: orlop.vm.v1.VirtualMachineStats
+	(*PhaseTransition)(nil),              // 39: orlop.vm.v1.PhaseTransition
+	(*LaunchTimeDuration)(nil),           // 40: orlop.vm.v1.LaunchTimeDuration
+	(*VirtualMachineMigrationState)(nil), // 41: orlop.vm.v1.VirtualMachineMigrationState
+	(*MigrationSide)(nil),                // 42: orlop.vm.v1.MigrationSide
+	(*MigrationResult)(nil),              // 43: orlop.vm.v1.MigrationResult
+	(*VirtualMachinePod)(nil),            // 44: orlop.vm.v1.VirtualMachinePod
+	(*VirtualMachineVersions)(nil),       // 45: orlop.vm.v1.VirtualMachineVersions
+	(*CreateVirtualMachineRequest)(nil),  // 46: orlop.vm.v1.CreateVirtualMachineRequest
+	(*UpdateVirtualMachineRequest)(nil),  // 47: orlop.vm.v1.UpdateVirtualMachineRequest
+	(*ListVirtualMachinesResponse)(nil),  // 48: orlop.vm.v1.ListVirtualMachinesResponse
+	(*WatchVirtualMachinesResponse)(nil), // 49: orlop.vm.v1.WatchVirtualMachinesResponse
+	(*AttachConsoleRequest)(nil),         // 50: orlop.vm.v1.AttachConsoleRequest
+	(*AttachConsoleResponse)(nil),        // 51: orlop.vm.v1.AttachConsoleResponse
+	nil,                                  // 52: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	(*v1.ObjectMeta)(nil),                // 53: orlop.meta.v1.ObjectMeta
+	(*Affinity)(nil),                     // 54: orlop.vm.v1.Affinity
+	(*Toleration)(nil),                   // 55: orlop.vm.v1.Toleration
+	(*TopologySpreadConstraint)(nil),     // 56: orlop.vm.v1.TopologySpreadConstraint
+	(*structpb.Struct)(nil),              // 57: google.protobuf.Struct
+	(*v1.Condition)(nil),                 // 58: orlop.meta.v1.Condition
+	(*timestamppb.Timestamp)(nil),        // 59: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),        // 60: google.protobuf.FieldMask
+	(v1.EventType_Value)(0),              // 61: orlop.meta.v1.EventType.Value
+	(*v1.GetRequest)(nil),                // 62: orlop.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),               // 63: orlop.meta.v1.ListRequest
+	(*v1.DeleteRequest)(nil),             // 64: orlop.meta.v1.DeleteRequest
+	(*v1.WatchRequest)(nil),              // 65: orlop.meta.v1.WatchRequest
 }
 var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
-	48, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
-	11, // 1: orlop.vm.v1.VirtualMachine.spec:type_name -> orlop.vm.v1.VirtualMachineSpec
-	26, // 2: orlop.vm.v1.VirtualMachine.status:type_name -> orlop.vm.v1.VirtualMachineStatus
-	0,  // 3: orlop.vm.v1.VirtualMachineSpec.run_policy:type_name -> orlop.vm.v1.RunPolicy.Value
-	13, // 4: orlop.vm.v1.VirtualMachineSpec.cpu:type_name -> orlop.vm.v1.CPU
-	14, // 5: orlop.vm.v1.VirtualMachineSpec.memory:type_name -> orlop.vm.v1.Memory
-	15, // 6: orlop.vm.v1.VirtualMachineSpec.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceRef
-	17, // 7: orlop.vm.v1.VirtualMachineSpec.provisioning:type_name -> orlop.vm.v1.Provisioning
-	4,  // 8: orlop.vm.v1.VirtualMachineSpec.os_type:type_name -> orlop.vm.v1.OSType.Value
-	5,  // 9: orlop.vm.v1.VirtualMachineSpec.bootloader:type_name -> orlop.vm.v1.Bootloader.Value
-	23, // 10: orlop.vm.v1.VirtualMachineSpec.disruptions:type_name -> orlop.vm.v1.Disruptions
-	7,  // 11: orlop.vm.v1.VirtualMachineSpec.live_migration_policy:type_name -> orlop.vm.v1.LiveMigrationPolicy.Value
-	47, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	49, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
-	50, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
-	51, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
-	1,  // 16: orlop.vm.v1.BlockDeviceRef.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
-	2,  // 17: orlop.vm.v1.Provisioning.type:type_name -> orlop.vm.v1.ProvisioningType.Value
-	19, // 18: orlop.vm.v1.Provisioning.user_data_ref:type_name -> orlop.vm.v1.SecretRef
-	19, // 19: orlop.vm.v1.Provisioning.sysprep_ref:type_name -> orlop.vm.v1.SecretRef
-	3,  // 20: orlop.vm.v1.SecretRef.kind:type_name -> orlop.vm.v1.SecretKind.Value
-	6,  // 21: orlop.vm.v1.Disruptions.restart_approval_mode:type_name -> orlop.vm.v1.RestartApprovalMode.Value
-	8,  // 22: orlop.vm.v1.VirtualMachineStatus.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
-	28, // 23: orlop.vm.v1.VirtualMachineStatus.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceStatus
-	29, // 24: orlop.vm.v1.VirtualMachineStatus.resources:type_name -> orlop.vm.v1.VirtualMachineResources
-	52, // 25: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
-	33, // 26: orlop.vm.v1.VirtualMachineStatus.stats:type_name -> orlop.vm.v1.VirtualMachineStats
-	52, // 27: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
-	36, // 28: orlop.vm.v1.VirtualMachineStatus.migration_state:type_name -> orlop.vm.v1.VirtualMachineMigrationState
-	39, // 29: orlop.vm.v1.VirtualMachineStatus.virtual_machine_pods:type_name -> orlop.vm.v1.VirtualMachinePod
-	40, // 30: orlop.vm.v1.VirtualMachineStatus.versions:type_name -> orlop.vm.v1.VirtualMachineVersions
-	53, // 31: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
-	1,  // 32: orlop.vm.v1.BlockDeviceStatus.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
-	30, // 33: orlop.vm.v1.VirtualMachineResources.cpu:type_name -> orlop.vm.v1.CPUResources
-	32, // 34: orlop.vm.v1.VirtualMachineResources.memory:type_name -> orlop.vm.v1.MemoryResources
-	31, // 35: orlop.vm.v1.CPUResources.topology:type_name -> orlop.vm.v1.CPUTopology
-	34, // 36: orlop.vm.v1.VirtualMachineStats.phases_transitions:type_name -> orlop.vm.v1.PhaseTransition
-	35, // 37: orlop.vm.v1.VirtualMachineStats.launch_time_duration:type_name -> orlop.vm.v1.LaunchTimeDuration
-	54, // 38: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
-	8,  // 39: orlop.vm.v1.PhaseTransition.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
-	54, // 40: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
-	54, // 41: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
-	54, // 42: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
-	37, // 43: orlop.vm.v1.VirtualMachineMigrationState.target:type_name -> orlop.vm.v1.MigrationSide
-	37, // 44: orlop.vm.v1.VirtualMachineMigrationState.source:type_name -> orlop.vm.v1.MigrationSide
-	9,  // 45: orlop.vm.v1.VirtualMachineMigrationState.result:type_name -> orlop.vm.v1.MigrationResult.Value
-	10, // 46: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	10, // 47: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	55, // 48: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
-	10, // 49: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
-	56, // 50: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
-	10, // 51: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
-	41, // 52: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
-	57, // 53: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
-	58, // 54: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
-	42, // 55: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
-	59, // 56: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
-	60, // 57: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
-	45, // 58: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
-	10, // 59: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	10, // 60: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	43, // 61: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
-	10, // 62: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	10, // 63: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	44, // 64: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
-	46, // 65: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
-	59, // [59:66] is the sub-list for method output_type
-	52, // [52:59] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	53, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
+	12, // 1: orlop.vm.v1.VirtualMachine.spec:type_name -> orlop.vm.v1.VirtualMachineSpec
+	31, // 2: orlop.vm.v1.VirtualMachine.status:type_name -> orlop.vm.v1.VirtualMachineStatus
+	1,  // 3: orlop.vm.v1.VirtualMachineSpec.run_policy:type_name -> orlop.vm.v1.RunPolicy.Value
+	18, // 4: orlop.vm.v1.VirtualMachineSpec.cpu:type_name -> orlop.vm.v1.CPU
+	19, // 5: orlop.vm.v1.VirtualMachineSpec.memory:type_name -> orlop.vm.v1.Memory
+	20, // 6: orlop.vm.v1.VirtualMachineSpec.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceRef
+	22, // 7: orlop.vm.v1.VirtualMachineSpec.provisioning:type_name -> orlop.vm.v1.Provisioning
+	5,  // 8: orlop.vm.v1.VirtualMachineSpec.os_type:type_name -> orlop.vm.v1.OSType.Value
+	6,  // 9: orlop.vm.v1.VirtualMachineSpec.bootloader:type_name -> orlop.vm.v1.Bootloader.Value
+	28, // 10: orlop.vm.v1.VirtualMachineSpec.disruptions:type_name -> orlop.vm.v1.Disruptions
+	8,  // 11: orlop.vm.v1.VirtualMachineSpec.live_migration_policy:type_name -> orlop.vm.v1.LiveMigrationPolicy.Value
+	52, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	54, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
+	55, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
+	56, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
+	13, // 16: orlop.vm.v1.VirtualMachineSpec.networks:type_name -> orlop.vm.v1.NetworkRef
+	15, // 17: orlop.vm.v1.VirtualMachineSpec.usb_devices:type_name -> orlop.vm.v1.USBDeviceRef
+	16, // 18: orlop.vm.v1.VirtualMachineSpec.gpus:type_name -> orlop.vm.v1.GPURef
+	0,  // 19: orlop.vm.v1.NetworkRef.type:type_name -> orlop.vm.v1.NetworkType.Value
+	2,  // 20: orlop.vm.v1.BlockDeviceRef.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
+	3,  // 21: orlop.vm.v1.Provisioning.type:type_name -> orlop.vm.v1.ProvisioningType.Value
+	24, // 22: orlop.vm.v1.Provisioning.user_data_ref:type_name -> orlop.vm.v1.SecretRef
+	24, // 23: orlop.vm.v1.Provisioning.sysprep_ref:type_name -> orlop.vm.v1.SecretRef
+	4,  // 24: orlop.vm.v1.SecretRef.kind:type_name -> orlop.vm.v1.SecretKind.Value
+	7,  // 25: orlop.vm.v1.Disruptions.restart_approval_mode:type_name -> orlop.vm.v1.RestartApprovalMode.Value
+	9,  // 26: orlop.vm.v1.VirtualMachineStatus.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
+	33, // 27: orlop.vm.v1.VirtualMachineStatus.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceStatus
+	34, // 28: orlop.vm.v1.VirtualMachineStatus.resources:type_name -> orlop.vm.v1.VirtualMachineResources
+	57, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
+	38, // 30: orlop.vm.v1.VirtualMachineStatus.stats:type_name -> orlop.vm.v1.VirtualMachineStats
+	57, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
+	41, // 32: orlop.vm.v1.VirtualMachineStatus.migration_state:type_name -> orlop.vm.v1.VirtualMachineMigrationState
+	44, // 33: orlop.vm.v1.VirtualMachineStatus.virtual_machine_pods:type_name -> orlop.vm.v1.VirtualMachinePod
+	45, // 34: orlop.vm.v1.VirtualMachineStatus.versions:type_name -> orlop.vm.v1.VirtualMachineVersions
+	58, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
+	2,  // 36: orlop.vm.v1.BlockDeviceStatus.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
+	35, // 37: orlop.vm.v1.VirtualMachineResources.cpu:type_name -> orlop.vm.v1.CPUResources
+	37, // 38: orlop.vm.v1.VirtualMachineResources.memory:type_name -> orlop.vm.v1.MemoryResources
+	36, // 39: orlop.vm.v1.CPUResources.topology:type_name -> orlop.vm.v1.CPUTopology
+	39, // 40: orlop.vm.v1.VirtualMachineStats.phases_transitions:type_name -> orlop.vm.v1.PhaseTransition
+	40, // 41: orlop.vm.v1.VirtualMachineStats.launch_time_duration:type_name -> orlop.vm.v1.LaunchTimeDuration
+	59, // 42: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
+	9,  // 43: orlop.vm.v1.PhaseTransition.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
+	59, // 44: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
+	59, // 45: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
+	59, // 46: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
+	42, // 47: orlop.vm.v1.VirtualMachineMigrationState.target:type_name -> orlop.vm.v1.MigrationSide
+	42, // 48: orlop.vm.v1.VirtualMachineMigrationState.source:type_name -> orlop.vm.v1.MigrationSide
+	10, // 49: orlop.vm.v1.VirtualMachineMigrationState.result:type_name -> orlop.vm.v1.MigrationResult.Value
+	11, // 50: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	11, // 51: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	60, // 52: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
+	11, // 53: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
+	61, // 54: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
+	11, // 55: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
+	46, // 56: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
+	62, // 57: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
+	63, // 58: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
+	47, // 59: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
+	64, // 60: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
+	65, // 61: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
+	50, // 62: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
+	11, // 63: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	11, // 64: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	48, // 65: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
+	11, // 66: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	11, // 67: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	49, // 68: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
+	51, // 69: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
+	63, // [63:70] is the sub-list for method output_type
+	56, // [56:63] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_orlop_vm_v1_virtual_machine_proto_init() }
@@ -3344,16 +3671,17 @@ func file_orlop_vm_v1_virtual_machine_proto_init() {
 	}
 	file_orlop_vm_v1_placement_proto_init()
 	file_orlop_vm_v1_virtual_machine_proto_msgTypes[1].OneofWrappers = []any{}
-	file_orlop_vm_v1_virtual_machine_proto_msgTypes[5].OneofWrappers = []any{}
-	file_orlop_vm_v1_virtual_machine_proto_msgTypes[18].OneofWrappers = []any{}
-	file_orlop_vm_v1_virtual_machine_proto_msgTypes[29].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_proto_msgTypes[2].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_proto_msgTypes[9].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_proto_msgTypes[22].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_virtual_machine_proto_rawDesc), len(file_orlop_vm_v1_virtual_machine_proto_rawDesc)),
-			NumEnums:      10,
-			NumMessages:   38,
+			NumEnums:      11,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type OperationMode_Value int32
+
+const (
+	OperationMode_Unspecified OperationMode_Value = 0
+	// Only tell what would be done.
+	OperationMode_DryRun OperationMode_Value = 1
+	// Fail where something that the VM refers to is missing.
+	OperationMode_Strict OperationMode_Value = 2
+	// Leave out what is missing.
+	OperationMode_BestEffort OperationMode_Value = 3
+)
+
+// Enum value maps for OperationMode_Value.
+var (
+	OperationMode_Value_name = map[int32]string{
+		0: "Unspecified",
+		1: "DryRun",
+		2: "Strict",
+		3: "BestEffort",
+	}
+	OperationMode_Value_value = map[string]int32{
+		"Unspecified": 0,
+		"DryRun":      1,
+		"Strict":      2,
+		"BestEffort":  3,
+	}
+)
+
+func (x OperationMode_Value) Enum() *OperationMode_Value {
+	p := new(OperationMode_Value)
+	*p = x
+	return p
+}
+
+func (x OperationMode_Value) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OperationMode_Value) Descriptor() protoreflect.EnumDescriptor {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[0].Descriptor()
+}
+
+func (OperationMode_Value) Type() protoreflect.EnumType {
+	return &file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[0]
+}
+
+func (x OperationMode_Value) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OperationMode_Value.Descriptor instead.
+func (OperationMode_Value) EnumDescriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{4, 0}
+}
+
 type OperationType_Value int32
 
 const (
@@ -72,11 +127,11 @@ func (x OperationType_Value) String() string {
 }
 
 func (OperationType_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[0].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[1].Descriptor()
 }
 
 func (OperationType_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[0]
+	return &file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[1]
 }
 
 func (x OperationType_Value) Number() protoreflect.EnumNumber {
@@ -85,7 +140,7 @@ func (x OperationType_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationType_Value.Descriptor instead.
 func (OperationType_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{2, 0}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type OperationPhase_Value int32
@@ -135,11 +190,11 @@ func (x OperationPhase_Value) String() string {
 }
 
 func (OperationPhase_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[1].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[2].Descriptor()
 }
 
 func (OperationPhase_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[1]
+	return &file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[2]
 }
 
 func (x OperationPhase_Value) Number() protoreflect.EnumNumber {
@@ -148,7 +203,7 @@ func (x OperationPhase_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationPhase_Value.Descriptor instead.
 func (OperationPhase_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{4, 0}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // VirtualMachineOperation does one thing to a VM, at once and once.
@@ -236,7 +291,13 @@ type VirtualMachineOperationSpec struct {
 	VirtualMachineName string `protobuf:"bytes,2,opt,name=virtual_machine_name,json=virtualMachineName,proto3" json:"virtual_machine_name,omitempty"`
 	// Stop and Restart: turn the VM off without waiting for the guest.
 	// Evict: let the migration slow the guest down.
-	Force         *bool `protobuf:"varint,3,opt,name=force,proto3,oneof" json:"force,omitempty"`
+	Force *bool `protobuf:"varint,3,opt,name=force,proto3,oneof" json:"force,omitempty"`
+	// Where to migrate the VM to.
+	Migrate *OperationMigrate `protobuf:"bytes,4,opt,name=migrate,proto3" json:"migrate,omitempty"`
+	// What to restore the VM from.
+	Restore *OperationRestore `protobuf:"bytes,5,opt,name=restore,proto3" json:"restore,omitempty"`
+	// How to clone the VM.
+	Clone         *OperationClone `protobuf:"bytes,6,opt,name=clone,proto3" json:"clone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +353,391 @@ func (x *VirtualMachineOperationSpec) GetForce() bool {
 	return false
 }
 
+func (x *VirtualMachineOperationSpec) GetMigrate() *OperationMigrate {
+	if x != nil {
+		return x.Migrate
+	}
+	return nil
+}
+
+func (x *VirtualMachineOperationSpec) GetRestore() *OperationRestore {
+	if x != nil {
+		return x.Restore
+	}
+	return nil
+}
+
+func (x *VirtualMachineOperationSpec) GetClone() *OperationClone {
+	if x != nil {
+		return x.Clone
+	}
+	return nil
+}
+
+// OperationMigrate says where a VM is to run.
+type OperationMigrate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Labels that the node must have.
+	NodeSelector  map[string]string `protobuf:"bytes,1,rep,name=node_selector,json=nodeSelector,proto3" json:"node_selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationMigrate) Reset() {
+	*x = OperationMigrate{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationMigrate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationMigrate) ProtoMessage() {}
+
+func (x *OperationMigrate) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationMigrate.ProtoReflect.Descriptor instead.
+func (*OperationMigrate) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *OperationMigrate) GetNodeSelector() map[string]string {
+	if x != nil {
+		return x.NodeSelector
+	}
+	return nil
+}
+
+// OperationRestore says what a VM is to be restored from.
+type OperationRestore struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  OperationMode_Value    `protobuf:"varint,1,opt,name=mode,proto3,enum=orlop.vm.v1.OperationMode_Value" json:"mode,omitempty"`
+	// Name of the VirtualMachineSnapshot.
+	VirtualMachineSnapshotName string `protobuf:"bytes,2,opt,name=virtual_machine_snapshot_name,json=virtualMachineSnapshotName,proto3" json:"virtual_machine_snapshot_name,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
+}
+
+func (x *OperationRestore) Reset() {
+	*x = OperationRestore{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationRestore) ProtoMessage() {}
+
+func (x *OperationRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationRestore.ProtoReflect.Descriptor instead.
+func (*OperationRestore) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *OperationRestore) GetMode() OperationMode_Value {
+	if x != nil {
+		return x.Mode
+	}
+	return OperationMode_Unspecified
+}
+
+func (x *OperationRestore) GetVirtualMachineSnapshotName() string {
+	if x != nil {
+		return x.VirtualMachineSnapshotName
+	}
+	return ""
+}
+
+// OperationMode says how strictly a restore or a clone is done.
+type OperationMode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationMode) Reset() {
+	*x = OperationMode{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationMode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationMode) ProtoMessage() {}
+
+func (x *OperationMode) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationMode.ProtoReflect.Descriptor instead.
+func (*OperationMode) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{4}
+}
+
+// OperationClone says how a copy of a VM is named.
+type OperationClone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  OperationMode_Value    `protobuf:"varint,1,opt,name=mode,proto3,enum=orlop.vm.v1.OperationMode_Value" json:"mode,omitempty"`
+	// New names, one by one.
+	NameReplacement []*NameReplacement `protobuf:"bytes,2,rep,name=name_replacement,json=nameReplacement,proto3" json:"name_replacement,omitempty"`
+	// What is put before or after all other names.
+	Customization *CloneCustomization `protobuf:"bytes,3,opt,name=customization,proto3" json:"customization,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationClone) Reset() {
+	*x = OperationClone{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationClone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationClone) ProtoMessage() {}
+
+func (x *OperationClone) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationClone.ProtoReflect.Descriptor instead.
+func (*OperationClone) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *OperationClone) GetMode() OperationMode_Value {
+	if x != nil {
+		return x.Mode
+	}
+	return OperationMode_Unspecified
+}
+
+func (x *OperationClone) GetNameReplacement() []*NameReplacement {
+	if x != nil {
+		return x.NameReplacement
+	}
+	return nil
+}
+
+func (x *OperationClone) GetCustomization() *CloneCustomization {
+	if x != nil {
+		return x.Customization
+	}
+	return nil
+}
+
+// NameReplacement gives a new name to an object.
+type NameReplacement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  *NameReplacementFrom   `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// The new name.
+	To            string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameReplacement) Reset() {
+	*x = NameReplacement{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameReplacement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameReplacement) ProtoMessage() {}
+
+func (x *NameReplacement) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameReplacement.ProtoReflect.Descriptor instead.
+func (*NameReplacement) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NameReplacement) GetFrom() *NameReplacementFrom {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *NameReplacement) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// NameReplacementFrom names the object that gets a new name.
+type NameReplacementFrom struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kind of the object; any where none is given.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its present name.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameReplacementFrom) Reset() {
+	*x = NameReplacementFrom{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameReplacementFrom) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameReplacementFrom) ProtoMessage() {}
+
+func (x *NameReplacementFrom) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameReplacementFrom.ProtoReflect.Descriptor instead.
+func (*NameReplacementFrom) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *NameReplacementFrom) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *NameReplacementFrom) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// CloneCustomization changes all names of a clone.
+type CloneCustomization struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Put before each name.
+	NamePrefix string `protobuf:"bytes,1,opt,name=name_prefix,json=namePrefix,proto3" json:"name_prefix,omitempty"`
+	// Put after each name.
+	NameSuffix    string `protobuf:"bytes,2,opt,name=name_suffix,json=nameSuffix,proto3" json:"name_suffix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneCustomization) Reset() {
+	*x = CloneCustomization{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneCustomization) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneCustomization) ProtoMessage() {}
+
+func (x *CloneCustomization) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneCustomization.ProtoReflect.Descriptor instead.
+func (*CloneCustomization) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CloneCustomization) GetNamePrefix() string {
+	if x != nil {
+		return x.NamePrefix
+	}
+	return ""
+}
+
+func (x *CloneCustomization) GetNameSuffix() string {
+	if x != nil {
+		return x.NameSuffix
+	}
+	return ""
+}
+
 // OperationType holds what can be done to a VM.
 type OperationType struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -301,7 +747,7 @@ type OperationType struct {
 
 func (x *OperationType) Reset() {
 	*x = OperationType{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[2]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +759,7 @@ func (x *OperationType) String() string {
 func (*OperationType) ProtoMessage() {}
 
 func (x *OperationType) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[2]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +772,7 @@ func (x *OperationType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationType.ProtoReflect.Descriptor instead.
 func (*OperationType) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{2}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{9}
 }
 
 // VirtualMachineOperationStatus is what was observed of the operation.
@@ -342,7 +788,7 @@ type VirtualMachineOperationStatus struct {
 
 func (x *VirtualMachineOperationStatus) Reset() {
 	*x = VirtualMachineOperationStatus{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[3]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +800,7 @@ func (x *VirtualMachineOperationStatus) String() string {
 func (*VirtualMachineOperationStatus) ProtoMessage() {}
 
 func (x *VirtualMachineOperationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[3]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +813,7 @@ func (x *VirtualMachineOperationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineOperationStatus.ProtoReflect.Descriptor instead.
 func (*VirtualMachineOperationStatus) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{3}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VirtualMachineOperationStatus) GetPhase() OperationPhase_Value {
@@ -400,7 +846,7 @@ type OperationPhase struct {
 
 func (x *OperationPhase) Reset() {
 	*x = OperationPhase{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[4]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +858,7 @@ func (x *OperationPhase) String() string {
 func (*OperationPhase) ProtoMessage() {}
 
 func (x *OperationPhase) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[4]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +871,7 @@ func (x *OperationPhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationPhase.ProtoReflect.Descriptor instead.
 func (*OperationPhase) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{4}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{11}
 }
 
 // CreateVirtualMachineOperationRequest carries a new object.
@@ -444,7 +890,7 @@ type CreateVirtualMachineOperationRequest struct {
 
 func (x *CreateVirtualMachineOperationRequest) Reset() {
 	*x = CreateVirtualMachineOperationRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[5]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +902,7 @@ func (x *CreateVirtualMachineOperationRequest) String() string {
 func (*CreateVirtualMachineOperationRequest) ProtoMessage() {}
 
 func (x *CreateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[5]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +915,7 @@ func (x *CreateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use CreateVirtualMachineOperationRequest.ProtoReflect.Descriptor instead.
 func (*CreateVirtualMachineOperationRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{5}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateVirtualMachineOperationRequest) GetNamespace() string {
@@ -522,7 +968,7 @@ type UpdateVirtualMachineOperationRequest struct {
 
 func (x *UpdateVirtualMachineOperationRequest) Reset() {
 	*x = UpdateVirtualMachineOperationRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[6]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +980,7 @@ func (x *UpdateVirtualMachineOperationRequest) String() string {
 func (*UpdateVirtualMachineOperationRequest) ProtoMessage() {}
 
 func (x *UpdateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[6]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +993,7 @@ func (x *UpdateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use UpdateVirtualMachineOperationRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVirtualMachineOperationRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{6}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateVirtualMachineOperationRequest) GetNamespace() string {
@@ -613,7 +1059,7 @@ type ListVirtualMachineOperationsResponse struct {
 
 func (x *ListVirtualMachineOperationsResponse) Reset() {
 	*x = ListVirtualMachineOperationsResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[7]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +1071,7 @@ func (x *ListVirtualMachineOperationsResponse) String() string {
 func (*ListVirtualMachineOperationsResponse) ProtoMessage() {}
 
 func (x *ListVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[7]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +1084,7 @@ func (x *ListVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use ListVirtualMachineOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListVirtualMachineOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{7}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListVirtualMachineOperationsResponse) GetItems() []*VirtualMachineOperation {
@@ -677,7 +1123,7 @@ type WatchVirtualMachineOperationsResponse struct {
 
 func (x *WatchVirtualMachineOperationsResponse) Reset() {
 	*x = WatchVirtualMachineOperationsResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[8]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +1135,7 @@ func (x *WatchVirtualMachineOperationsResponse) String() string {
 func (*WatchVirtualMachineOperationsResponse) ProtoMessage() {}
 
 func (x *WatchVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[8]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +1148,7 @@ func (x *WatchVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Mess
 
 // Deprecated: Use WatchVirtualMachineOperationsResponse.ProtoReflect.Descriptor instead.
 func (*WatchVirtualMachineOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{8}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchVirtualMachineOperationsResponse) GetType() v1.EventType_Value {
@@ -750,15 +1196,53 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\x04Type\x12\x06string\x1a\n" +
 	".spec.typeB2\n" +
 	"\x0eVirtualMachine\x12\x06string\x1a\x18.spec.virtualMachineNameB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\xf0\x03\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\x9c\x06\n" +
 	"\x1bVirtualMachineOperationSpec\x12<\n" +
 	"\x04type\x18\x01 \x01(\x0e2 .orlop.vm.v1.OperationType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12<\n" +
 	"\x14virtual_machine_name\x18\x02 \x01(\tB\n" +
 	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x12virtualMachineName\x12\x19\n" +
-	"\x05force\x18\x03 \x01(\bH\x00R\x05force\x88\x01\x01:\xaf\x02\xaa\xd4\x18\x8a\x01\n" +
+	"\x05force\x18\x03 \x01(\bH\x00R\x05force\x88\x01\x01\x12h\n" +
+	"\amigrate\x18\x04 \x01(\v2\x1d.orlop.vm.v1.OperationMigrateB/\xa2\xd4\x18+*)live migration comes with a later releaseR\amigrate\x12c\n" +
+	"\arestore\x18\x05 \x01(\v2\x1d.orlop.vm.v1.OperationRestoreB*\xa2\xd4\x18&*$restoring comes with a later releaseR\arestore\x12[\n" +
+	"\x05clone\x18\x06 \x01(\v2\x1b.orlop.vm.v1.OperationCloneB(\xa2\xd4\x18$*\"cloning comes with a later releaseR\x05clone:\xaf\x02\xaa\xd4\x18\x8a\x01\n" +
 	"#virtualmachineoperation.start.force\x127self.type != 'Start' || !has(self.force) || !self.force\x1a*an operation of type Start can't be forced\xaa\xd4\x18\x9b\x01\n" +
 	"%virtualmachineoperation.migrate.force\x129self.type != 'Migrate' || !has(self.force) || !self.force\x1a7an operation of type Migrate can't be forced; use EvictB\b\n" +
-	"\x06_force\"c\n" +
+	"\x06_force\"\xa9\x01\n" +
+	"\x10OperationMigrate\x12T\n" +
+	"\rnode_selector\x18\x01 \x03(\v2/.orlop.vm.v1.OperationMigrate.NodeSelectorEntryR\fnodeSelector\x1a?\n" +
+	"\x11NodeSelectorEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x01\n" +
+	"\x10OperationRestore\x12<\n" +
+	"\x04mode\x18\x01 \x01(\x0e2 .orlop.vm.v1.OperationMode.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04mode\x12M\n" +
+	"\x1dvirtual_machine_snapshot_name\x18\x02 \x01(\tB\n" +
+	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x1avirtualMachineSnapshotName\"Q\n" +
+	"\rOperationMode\"@\n" +
+	"\x05Value\x12\x0f\n" +
+	"\vUnspecified\x10\x00\x12\n" +
+	"\n" +
+	"\x06DryRun\x10\x01\x12\n" +
+	"\n" +
+	"\x06Strict\x10\x02\x12\x0e\n" +
+	"\n" +
+	"BestEffort\x10\x03\"\xe8\x01\n" +
+	"\x0eOperationClone\x12<\n" +
+	"\x04mode\x18\x01 \x01(\x0e2 .orlop.vm.v1.OperationMode.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04mode\x12Q\n" +
+	"\x10name_replacement\x18\x02 \x03(\v2\x1c.orlop.vm.v1.NameReplacementB\b\xbaH\x05\x92\x01\x02\x10@R\x0fnameReplacement\x12E\n" +
+	"\rcustomization\x18\x03 \x01(\v2\x1f.orlop.vm.v1.CloneCustomizationR\rcustomization\"m\n" +
+	"\x0fNameReplacement\x12<\n" +
+	"\x04from\x18\x01 \x01(\v2 .orlop.vm.v1.NameReplacementFromB\x06\xbaH\x03\xc8\x01\x01R\x04from\x12\x1c\n" +
+	"\x02to\x18\x02 \x01(\tB\f\xbaH\t\xc8\x01\x01r\x04\x10\x01\x18;R\x02to\"U\n" +
+	"\x13NameReplacementFrom\x12\x1e\n" +
+	"\x04kind\x18\x01 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x04kind\x12\x1e\n" +
+	"\x04name\x18\x02 \x01(\tB\n" +
+	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x04name\"h\n" +
+	"\x12CloneCustomization\x12(\n" +
+	"\vname_prefix\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18;R\n" +
+	"namePrefix\x12(\n" +
+	"\vname_suffix\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18;R\n" +
+	"nameSuffix\"c\n" +
 	"\rOperationType\"R\n" +
 	"\x05Value\x12\x0f\n" +
 	"\vUnspecified\x10\x00\x12\t\n" +
@@ -830,59 +1314,77 @@ func file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP() []byte {
 	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescData
 }
 
-var file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_orlop_vm_v1_virtual_machine_operation_proto_goTypes = []any{
-	(OperationType_Value)(0),                      // 0: orlop.vm.v1.OperationType.Value
-	(OperationPhase_Value)(0),                     // 1: orlop.vm.v1.OperationPhase.Value
-	(*VirtualMachineOperation)(nil),               // 2: orlop.vm.v1.VirtualMachineOperation
-	(*VirtualMachineOperationSpec)(nil),           // 3: orlop.vm.v1.VirtualMachineOperationSpec
-	(*OperationType)(nil),                         // 4: orlop.vm.v1.OperationType
-	(*VirtualMachineOperationStatus)(nil),         // 5: orlop.vm.v1.VirtualMachineOperationStatus
-	(*OperationPhase)(nil),                        // 6: orlop.vm.v1.OperationPhase
-	(*CreateVirtualMachineOperationRequest)(nil),  // 7: orlop.vm.v1.CreateVirtualMachineOperationRequest
-	(*UpdateVirtualMachineOperationRequest)(nil),  // 8: orlop.vm.v1.UpdateVirtualMachineOperationRequest
-	(*ListVirtualMachineOperationsResponse)(nil),  // 9: orlop.vm.v1.ListVirtualMachineOperationsResponse
-	(*WatchVirtualMachineOperationsResponse)(nil), // 10: orlop.vm.v1.WatchVirtualMachineOperationsResponse
-	(*v1.ObjectMeta)(nil),                         // 11: orlop.meta.v1.ObjectMeta
-	(*v1.Condition)(nil),                          // 12: orlop.meta.v1.Condition
-	(*fieldmaskpb.FieldMask)(nil),                 // 13: google.protobuf.FieldMask
-	(v1.EventType_Value)(0),                       // 14: orlop.meta.v1.EventType.Value
-	(*v1.GetRequest)(nil),                         // 15: orlop.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),                        // 16: orlop.meta.v1.ListRequest
-	(*v1.DeleteRequest)(nil),                      // 17: orlop.meta.v1.DeleteRequest
-	(*v1.WatchRequest)(nil),                       // 18: orlop.meta.v1.WatchRequest
+	(OperationMode_Value)(0),                      // 0: orlop.vm.v1.OperationMode.Value
+	(OperationType_Value)(0),                      // 1: orlop.vm.v1.OperationType.Value
+	(OperationPhase_Value)(0),                     // 2: orlop.vm.v1.OperationPhase.Value
+	(*VirtualMachineOperation)(nil),               // 3: orlop.vm.v1.VirtualMachineOperation
+	(*VirtualMachineOperationSpec)(nil),           // 4: orlop.vm.v1.VirtualMachineOperationSpec
+	(*OperationMigrate)(nil),                      // 5: orlop.vm.v1.OperationMigrate
+	(*OperationRestore)(nil),                      // 6: orlop.vm.v1.OperationRestore
+	(*OperationMode)(nil),                         // 7: orlop.vm.v1.OperationMode
+	(*OperationClone)(nil),                        // 8: orlop.vm.v1.OperationClone
+	(*NameReplacement)(nil),                       // 9: orlop.vm.v1.NameReplacement
+	(*NameReplacementFrom)(nil),                   // 10: orlop.vm.v1.NameReplacementFrom
+	(*CloneCustomization)(nil),                    // 11: orlop.vm.v1.CloneCustomization
+	(*OperationType)(nil),                         // 12: orlop.vm.v1.OperationType
+	(*VirtualMachineOperationStatus)(nil),         // 13: orlop.vm.v1.VirtualMachineOperationStatus
+	(*OperationPhase)(nil),                        // 14: orlop.vm.v1.OperationPhase
+	(*CreateVirtualMachineOperationRequest)(nil),  // 15: orlop.vm.v1.CreateVirtualMachineOperationRequest
+	(*UpdateVirtualMachineOperationRequest)(nil),  // 16: orlop.vm.v1.UpdateVirtualMachineOperationRequest
+	(*ListVirtualMachineOperationsResponse)(nil),  // 17: orlop.vm.v1.ListVirtualMachineOperationsResponse
+	(*WatchVirtualMachineOperationsResponse)(nil), // 18: orlop.vm.v1.WatchVirtualMachineOperationsResponse
+	nil,                           // 19: orlop.vm.v1.OperationMigrate.NodeSelectorEntry
+	(*v1.ObjectMeta)(nil),         // 20: orlop.meta.v1.ObjectMeta
+	(*v1.Condition)(nil),          // 21: orlop.meta.v1.Condition
+	(*fieldmaskpb.FieldMask)(nil), // 22: google.protobuf.FieldMask
+	(v1.EventType_Value)(0),       // 23: orlop.meta.v1.EventType.Value
+	(*v1.GetRequest)(nil),         // 24: orlop.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),        // 25: orlop.meta.v1.ListRequest
+	(*v1.DeleteRequest)(nil),      // 26: orlop.meta.v1.DeleteRequest
+	(*v1.WatchRequest)(nil),       // 27: orlop.meta.v1.WatchRequest
 }
 var file_orlop_vm_v1_virtual_machine_operation_proto_depIdxs = []int32{
-	11, // 0: orlop.vm.v1.VirtualMachineOperation.metadata:type_name -> orlop.meta.v1.ObjectMeta
-	3,  // 1: orlop.vm.v1.VirtualMachineOperation.spec:type_name -> orlop.vm.v1.VirtualMachineOperationSpec
-	5,  // 2: orlop.vm.v1.VirtualMachineOperation.status:type_name -> orlop.vm.v1.VirtualMachineOperationStatus
-	0,  // 3: orlop.vm.v1.VirtualMachineOperationSpec.type:type_name -> orlop.vm.v1.OperationType.Value
-	1,  // 4: orlop.vm.v1.VirtualMachineOperationStatus.phase:type_name -> orlop.vm.v1.OperationPhase.Value
-	12, // 5: orlop.vm.v1.VirtualMachineOperationStatus.conditions:type_name -> orlop.meta.v1.Condition
-	2,  // 6: orlop.vm.v1.CreateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
-	2,  // 7: orlop.vm.v1.UpdateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
-	13, // 8: orlop.vm.v1.UpdateVirtualMachineOperationRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 9: orlop.vm.v1.ListVirtualMachineOperationsResponse.items:type_name -> orlop.vm.v1.VirtualMachineOperation
-	14, // 10: orlop.vm.v1.WatchVirtualMachineOperationsResponse.type:type_name -> orlop.meta.v1.EventType.Value
-	2,  // 11: orlop.vm.v1.WatchVirtualMachineOperationsResponse.object:type_name -> orlop.vm.v1.VirtualMachineOperation
-	7,  // 12: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:input_type -> orlop.vm.v1.CreateVirtualMachineOperationRequest
-	15, // 13: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:input_type -> orlop.meta.v1.GetRequest
-	16, // 14: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:input_type -> orlop.meta.v1.ListRequest
-	8,  // 15: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:input_type -> orlop.vm.v1.UpdateVirtualMachineOperationRequest
-	17, // 16: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:input_type -> orlop.meta.v1.DeleteRequest
-	18, // 17: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:input_type -> orlop.meta.v1.WatchRequest
-	2,  // 18: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	2,  // 19: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	9,  // 20: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:output_type -> orlop.vm.v1.ListVirtualMachineOperationsResponse
-	2,  // 21: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	2,  // 22: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	10, // 23: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:output_type -> orlop.vm.v1.WatchVirtualMachineOperationsResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	20, // 0: orlop.vm.v1.VirtualMachineOperation.metadata:type_name -> orlop.meta.v1.ObjectMeta
+	4,  // 1: orlop.vm.v1.VirtualMachineOperation.spec:type_name -> orlop.vm.v1.VirtualMachineOperationSpec
+	13, // 2: orlop.vm.v1.VirtualMachineOperation.status:type_name -> orlop.vm.v1.VirtualMachineOperationStatus
+	1,  // 3: orlop.vm.v1.VirtualMachineOperationSpec.type:type_name -> orlop.vm.v1.OperationType.Value
+	5,  // 4: orlop.vm.v1.VirtualMachineOperationSpec.migrate:type_name -> orlop.vm.v1.OperationMigrate
+	6,  // 5: orlop.vm.v1.VirtualMachineOperationSpec.restore:type_name -> orlop.vm.v1.OperationRestore
+	8,  // 6: orlop.vm.v1.VirtualMachineOperationSpec.clone:type_name -> orlop.vm.v1.OperationClone
+	19, // 7: orlop.vm.v1.OperationMigrate.node_selector:type_name -> orlop.vm.v1.OperationMigrate.NodeSelectorEntry
+	0,  // 8: orlop.vm.v1.OperationRestore.mode:type_name -> orlop.vm.v1.OperationMode.Value
+	0,  // 9: orlop.vm.v1.OperationClone.mode:type_name -> orlop.vm.v1.OperationMode.Value
+	9,  // 10: orlop.vm.v1.OperationClone.name_replacement:type_name -> orlop.vm.v1.NameReplacement
+	11, // 11: orlop.vm.v1.OperationClone.customization:type_name -> orlop.vm.v1.CloneCustomization
+	10, // 12: orlop.vm.v1.NameReplacement.from:type_name -> orlop.vm.v1.NameReplacementFrom
+	2,  // 13: orlop.vm.v1.VirtualMachineOperationStatus.phase:type_name -> orlop.vm.v1.OperationPhase.Value
+	21, // 14: orlop.vm.v1.VirtualMachineOperationStatus.conditions:type_name -> orlop.meta.v1.Condition
+	3,  // 15: orlop.vm.v1.CreateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 16: orlop.vm.v1.UpdateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
+	22, // 17: orlop.vm.v1.UpdateVirtualMachineOperationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 18: orlop.vm.v1.ListVirtualMachineOperationsResponse.items:type_name -> orlop.vm.v1.VirtualMachineOperation
+	23, // 19: orlop.vm.v1.WatchVirtualMachineOperationsResponse.type:type_name -> orlop.meta.v1.EventType.Value
+	3,  // 20: orlop.vm.v1.WatchVirtualMachineOperationsResponse.object:type_name -> orlop.vm.v1.VirtualMachineOperation
+	15, // 21: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:input_type -> orlop.vm.v1.CreateVirtualMachineOperationRequest
+	24, // 22: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:input_type -> orlop.meta.v1.GetRequest
+	25, // 23: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:input_type -> orlop.meta.v1.ListRequest
+	16, // 24: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:input_type -> orlop.vm.v1.UpdateVirtualMachineOperationRequest
+	26, // 25: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:input_type -> orlop.meta.v1.DeleteRequest
+	27, // 26: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:input_type -> orlop.meta.v1.WatchRequest
+	3,  // 27: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 28: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	17, // 29: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:output_type -> orlop.vm.v1.ListVirtualMachineOperationsResponse
+	3,  // 30: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 31: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	18, // 32: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:output_type -> orlop.vm.v1.WatchVirtualMachineOperationsResponse
+	27, // [27:33] is the sub-list for method output_type
+	21, // [21:27] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_orlop_vm_v1_virtual_machine_operation_proto_init() }
@@ -896,8 +1398,8 @@ func file_orlop_vm_v1_virtual_machine_operation_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc), len(file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   9,
+			NumEnums:      3,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
