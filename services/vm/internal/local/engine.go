@@ -225,7 +225,7 @@ func (e *Engine) Console(ctx context.Context, uid string) (*console.Console, err
 }
 
 const (
-	agentPoll    = 2 * time.Second
+	agentPoll    = 500 * time.Millisecond
 	agentRefresh = time.Minute
 	agentTimeout = 10 * time.Second
 )
