@@ -15,6 +15,7 @@ import (
 	"orlop.dev/kit/reconcile/condition"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/kit/serve/servetest"
 	"orlop.dev/services/disk"
 )
 
@@ -41,10 +42,10 @@ func newHouse(t *testing.T) *house {
 	check(t, os.WriteFile(blob, make([]byte, blobBytes), 0o600))
 	store := etcdtest.Start(t)
 	answer := &imagev1.Blob{Digest: "sha256:0123", Path: blob, Format: "raw", VirtualBytes: blobBytes}
-	images, imagePart := standIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, answer)
-	_, clusterPart := standIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, answer)
-	others, _ := host(t, imagePart, clusterPart)
-	h := &house{t: t, images: images, opts: disk.Options{Etcd: store, Images: others, Dir: t.TempDir(), Logger: quiet()}}
+	images, imagePart := servetest.StandIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, answer)
+	_, clusterPart := servetest.StandIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, answer)
+	others, _ := servetest.Host(t, imagePart, clusterPart)
+	h := &house{t: t, images: images, opts: disk.Options{Etcd: store, Images: others, Dir: t.TempDir(), Logger: servetest.Quiet()}}
 	h.open()
 	return h
 }
@@ -54,8 +55,8 @@ func (h *house) open() {
 	h.t.Helper()
 	service, err := disk.New(h.opts)
 	check(h.t, err)
-	h.conn, h.stop = host(h.t, service.Part())
-	h.disks = clientOf[*diskv1.VirtualDisk](h.t, h.conn)
+	h.conn, h.stop = servetest.Host(h.t, service.Part())
+	h.disks = servetest.ClientOf[*diskv1.VirtualDisk](h.t, h.conn)
 }
 
 func key(name string) resource.Key { return resource.Key{Namespace: "default", Name: name} }
@@ -84,7 +85,7 @@ func (h *house) tell(status *imagev1.VirtualImageStatus) {
 // awaitDisk waits for a phase and the message of a condition.
 func (h *house) awaitDisk(name string, phase diskv1.DiskPhase_Value, conditionType, message string) *diskv1.VirtualDisk {
 	h.t.Helper()
-	return await(h.t, h.disks, key(name), "was "+phase.String()+": "+message, func(d *diskv1.VirtualDisk) bool {
+	return servetest.Await(h.t, h.disks, key(name), "was "+phase.String()+": "+message, func(d *diskv1.VirtualDisk) bool {
 		c := condition.Find(d.GetStatus().GetConditions(), conditionType)
 		return d.GetStatus().GetPhase() == phase && c.GetMessage() == message
 	})
@@ -136,7 +137,7 @@ func TestDiskFromAnImageFromItsFirstWaitToItsEnd(t *testing.T) {
 	h.stop()
 	h.open() // another instance takes over
 	check(t, h.disks.Release(t.Context(), key("root"), "web-uid"))
-	awaitGone(t, h.disks, key("root"))
+	servetest.AwaitGone(t, h.disks, key("root"))
 	if left, err := filepath.Glob(filepath.Join(h.opts.Dir, "*", "*")); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
@@ -145,8 +146,8 @@ func TestDiskFromAnImageFromItsFirstWaitToItsEnd(t *testing.T) {
 // awaitFree waits until nobody holds the image.
 func awaitFree(t *testing.T, h *house) {
 	t.Helper()
-	images := clientOf[*imagev1.VirtualImage](t, h.opts.Images)
-	await(t, images, key("ubuntu"), "was free", func(i *imagev1.VirtualImage) bool { return len(i.GetMetadata().GetHolders()) == 0 })
+	images := servetest.ClientOf[*imagev1.VirtualImage](t, h.opts.Images)
+	servetest.Await(t, images, key("ubuntu"), "was free", func(i *imagev1.VirtualImage) bool { return len(i.GetMetadata().GetHolders()) == 0 })
 }
 
 func TestRefusalsNameTheField(t *testing.T) {

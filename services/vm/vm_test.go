@@ -23,6 +23,7 @@ import (
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/kit/serve/servetest"
 	"orlop.dev/services/vm"
 	"orlop.dev/services/vm/internal/qemu"
 )
@@ -76,17 +77,17 @@ func newHouse(t *testing.T) *house {
 
 	h := &house{t: t}
 	store := etcdtest.Start(t)
-	disks, diskPart := standIn[*diskv1.VirtualDisk](t, store, &diskv1.VirtualDiskService_ServiceDesc,
+	disks, diskPart := servetest.StandIn[*diskv1.VirtualDisk](t, store, &diskv1.VirtualDiskService_ServiceDesc,
 		&diskv1.Volume{Path: disk, Format: "raw", VirtualBytes: 1 << 20})
-	addresses, addressPart := standIn[*networkv1.VirtualMachineIPAddress](t, store, &networkv1.VirtualMachineIPAddressService_ServiceDesc,
+	addresses, addressPart := servetest.StandIn[*networkv1.VirtualMachineIPAddress](t, store, &networkv1.VirtualMachineIPAddressService_ServiceDesc,
 		&networkv1.Port{MacAddress: "52:54:00:00:00:01", Mode: networkv1.PortMode_User, Address: "10.66.10.10/24", Gateway: "10.66.10.1"})
-	_, imagePart := standIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, &imagev1.Blob{})
-	_, clusterPart := standIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, &imagev1.Blob{})
-	others, _ := host(t, diskPart, addressPart, imagePart, clusterPart)
+	_, imagePart := servetest.StandIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, &imagev1.Blob{})
+	_, clusterPart := servetest.StandIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, &imagev1.Blob{})
+	others, _ := servetest.Host(t, diskPart, addressPart, imagePart, clusterPart)
 	h.disks, h.addresses = disks, addresses
 	h.opts = vm.Options{
 		Etcd: store, Disks: others, Images: others, Networks: others, Dir: t.TempDir(),
-		Nodes: []string{"node-1", "node-2"}, MilliCPU: 8000, MemoryBytes: 8 << 30, Logger: quiet(),
+		Nodes: []string{"node-1", "node-2"}, MilliCPU: 8000, MemoryBytes: 8 << 30, Logger: servetest.Quiet(),
 	}
 	h.open()
 	return h
@@ -97,10 +98,10 @@ func (h *house) open() {
 	h.t.Helper()
 	service, err := vm.New(h.t.Context(), h.opts)
 	check(h.t, err)
-	h.conn, h.stop = host(h.t, service.Part())
-	h.machines = clientOf[*vmv1.VirtualMachine](h.t, h.conn)
-	h.operations = clientOf[*vmv1.VirtualMachineOperation](h.t, h.conn)
-	h.classes = clientOf[*vmv1.VirtualMachineClass](h.t, h.conn)
+	h.conn, h.stop = servetest.Host(h.t, service.Part())
+	h.machines = servetest.ClientOf[*vmv1.VirtualMachine](h.t, h.conn)
+	h.operations = servetest.ClientOf[*vmv1.VirtualMachineOperation](h.t, h.conn)
+	h.classes = servetest.ClientOf[*vmv1.VirtualMachineClass](h.t, h.conn)
 }
 
 func key(name string) resource.Key { return resource.Key{Namespace: "default", Name: name} }
@@ -119,7 +120,7 @@ func (h *house) addDisk(name string) {
 // bindAddresses gives the next address that is made a lease.
 func (h *house) bindAddresses() {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(h.t.Context(), servetest.Patience)
 	defer cancel()
 	for event, err := range h.addresses.Watch(ctx, resource.WatchOptions{}) {
 		check(h.t, err)
@@ -149,7 +150,7 @@ func (h *house) create(name string) {
 
 func (h *house) awaitPhase(name string, phase vmv1.VirtualMachinePhase_Value) *vmv1.VirtualMachine {
 	h.t.Helper()
-	return await(h.t, h.machines, key(name), "was "+phase.String(), func(vm *vmv1.VirtualMachine) bool {
+	return servetest.Await(h.t, h.machines, key(name), "was "+phase.String(), func(vm *vmv1.VirtualMachine) bool {
 		return vm.GetStatus().GetPhase() == phase
 	})
 }
@@ -163,7 +164,7 @@ func (h *house) operate(name string, kind vmv1.OperationType_Value) {
 	}
 	made, err := h.operations.Create(h.t.Context(), op, resource.WriteOptions{})
 	check(h.t, err)
-	ended := await(h.t, h.operations, resource.KeyOf(made), "ended", func(op *vmv1.VirtualMachineOperation) bool {
+	ended := servetest.Await(h.t, h.operations, resource.KeyOf(made), "ended", func(op *vmv1.VirtualMachineOperation) bool {
 		return op.GetStatus().GetPhase() == vmv1.OperationPhase_Completed || op.GetStatus().GetPhase() == vmv1.OperationPhase_Failed
 	})
 	if ended.GetStatus().GetPhase() != vmv1.OperationPhase_Completed {
@@ -173,7 +174,7 @@ func (h *house) operate(name string, kind vmv1.OperationType_Value) {
 
 func (h *house) attach(name string) grpc.BidiStreamingClient[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse] {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(h.t.Context(), servetest.Patience)
 	h.t.Cleanup(cancel)
 	stream, err := vmv1.NewVirtualMachineServiceClient(h.conn).AttachConsole(ctx)
 	check(h.t, err)
@@ -257,7 +258,7 @@ func TestGuestOutlivesTheServiceAndObeysTheNextOne(t *testing.T) {
 
 	_, err := h.machines.Delete(t.Context(), key("web"), resource.DeleteOptions{})
 	check(t, err)
-	awaitGone(t, h.machines, key("web"))
+	servetest.AwaitGone(t, h.machines, key("web"))
 	if left := processes(t, uid); len(left) != 0 {
 		t.Errorf("a deleted VM has processes %v", left)
 	}
@@ -290,7 +291,7 @@ func TestClassesAreShippedAndKeptWhileTheyAreUsed(t *testing.T) {
 	h := newHouse(t)
 	generic := resource.Key{Name: "generic"}
 	for _, name := range []string{"generic", "host"} {
-		class := await(t, h.classes, resource.Key{Name: name}, "is Ready", func(c *vmv1.VirtualMachineClass) bool {
+		class := servetest.Await(t, h.classes, resource.Key{Name: name}, "is Ready", func(c *vmv1.VirtualMachineClass) bool {
 			return c.GetStatus().GetPhase() == vmv1.ClassPhase_Ready
 		})
 		if nodes := class.GetStatus().GetAvailableNodes(); len(nodes) != 2 {
@@ -300,7 +301,7 @@ func TestClassesAreShippedAndKeptWhileTheyAreUsed(t *testing.T) {
 	h.create("web") // it waits for its disk
 	_, err := h.classes.Delete(t.Context(), generic, resource.DeleteOptions{})
 	check(t, err)
-	await(t, h.classes, generic, "is Terminating", func(c *vmv1.VirtualMachineClass) bool {
+	servetest.Await(t, h.classes, generic, "is Terminating", func(c *vmv1.VirtualMachineClass) bool {
 		return c.GetStatus().GetPhase() == vmv1.ClassPhase_Terminating
 	})
 	object, err := h.machines.Get(t.Context(), key("web"))
@@ -309,7 +310,7 @@ func TestClassesAreShippedAndKeptWhileTheyAreUsed(t *testing.T) {
 	object.Metadata.ResourceVersion = "" // its status changes all the time
 	_, err = h.machines.Update(t.Context(), object, resource.UpdateOptions{Mask: []string{"spec.virtualMachineClassName"}})
 	check(t, err)
-	awaitGone(t, h.classes, generic)
+	servetest.AwaitGone(t, h.classes, generic)
 }
 
 func TestNodesAreTold(t *testing.T) {
