@@ -16,11 +16,12 @@ import (
 const (
 	// DefaultPrefix is where the service's objects are in etcd.
 	DefaultPrefix = "/orlop/network"
-	// DefaultCIDR is the pool where none is configured.
-	DefaultCIDR = "10.66.10.0/24"
 	// DefaultNamespace is the network namespace of guests.
 	DefaultNamespace = "orlop"
 )
+
+// DefaultCIDRs are the pool where none is configured: the guide's.
+func DefaultCIDRs() []string { return []string{"10.66.10.0/24", "10.66.20.0/24"} }
 
 // The values of Options.Mode.
 const (
@@ -34,7 +35,7 @@ type Options struct {
 	Etcd *clientv3.Client
 	// Prefix is DefaultPrefix where it is empty.
 	Prefix string
-	// CIDRs are the pool of guest addresses (virtualMachineCIDRs); DefaultCIDR
+	// CIDRs are the pool of guest addresses (virtualMachineCIDRs); DefaultCIDRs
 	// where there is none.
 	CIDRs []string
 	// Gateways are addresses in the CIDRs that no guest gets; a CIDR without one
@@ -91,7 +92,7 @@ func (o Options) withDefaults() Options {
 		o.Prefix = DefaultPrefix
 	}
 	if len(o.CIDRs) == 0 {
-		o.CIDRs = []string{DefaultCIDR}
+		o.CIDRs = DefaultCIDRs()
 	}
 	if o.Mode == "" {
 		o.Mode = ModeAuto

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	kitreconcile "orlop.dev/kit/reconcile"
 	"orlop.dev/kit/resource"
 )
 
@@ -131,7 +132,7 @@ func (c *Controller) prepare(p *pair) error {
 			}
 		}
 	}
-	meta.Annotations[MirroredAnnotation] = string(p.cr.GetUID())
+	meta.Annotations[kitreconcile.MirroredAnnotation] = string(p.cr.GetUID())
 	return nil
 }
 
@@ -180,7 +181,7 @@ func (c *Controller) markMirrored(ctx context.Context, p *pair) error {
 	if annotations == nil {
 		annotations = map[string]string{}
 	}
-	annotations[MirroredAnnotation] = string(p.cr.GetUID())
+	annotations[kitreconcile.MirroredAnnotation] = string(p.cr.GetUID())
 	meta.Annotations = annotations
 	updated, err := c.client.Update(ctx, p.object, resource.UpdateOptions{Mask: []string{"metadata.annotations"}})
 	if err != nil {

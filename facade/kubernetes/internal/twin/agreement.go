@@ -19,9 +19,6 @@ const (
 	// agreementAnnotation remembers, on the custom resource, what both sides last
 	// agreed on: digest/store/UID of the custom resource.
 	agreementAnnotation = "orlop.dev/synced"
-	// MirroredAnnotation marks, on the service's object, that Kubernetes' garbage
-	// collector looks after it; its value is the UID of the custom resource.
-	MirroredAnnotation = "orlop.dev/mirrored"
 
 	ownAnnotations     = "orlop.dev/"
 	kubectlAnnotations = "kubectl.kubernetes.io/"

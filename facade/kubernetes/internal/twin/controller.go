@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"orlop.dev/kit/fault"
+	kitreconcile "orlop.dev/kit/reconcile"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/kind"
 )
@@ -121,7 +122,7 @@ func (p *pair) action() Action {
 }
 
 func (p *pair) marked() bool {
-	return p.object.GetMetadata().GetAnnotations()[MirroredAnnotation] == string(p.cr.GetUID())
+	return p.object.GetMetadata().GetAnnotations()[kitreconcile.MirroredAnnotation] == string(p.cr.GetUID())
 }
 
 func (p *pair) agreement() Agreement {

@@ -8,7 +8,7 @@ import (
 
 // bind makes the flags that only this service has.
 func bind(fs *pflag.FlagSet, o *network.Options) {
-	fs.StringSliceVar(&o.CIDRs, "virtual-machine-cidrs", []string{network.DefaultCIDR}, "pool of guest addresses")
+	fs.StringSliceVar(&o.CIDRs, "virtual-machine-cidrs", network.DefaultCIDRs(), "pool of guest addresses")
 	fs.StringSliceVar(&o.Gateways, "gateways", nil, "gateways in the pool, at most one a CIDR")
 	fs.StringVar(&o.Namespace, "network-namespace", network.DefaultNamespace, "network namespace of guests (the process's own if empty)")
 	fs.StringVar(&o.Mode, "mode", network.ModeAuto, "how guests are connected: auto, tap, user")
