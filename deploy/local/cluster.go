@@ -204,7 +204,7 @@ func (d *daemon) newOperator() (*facade.Operator, error) {
 		REST: d.cluster.rest, User: d.cluster.user,
 		Connect: toAll(conn),
 		Listen:  d.doors.webhook.String(), Certificate: d.identity.server, CABundle: d.identity.authority.CertificatePEM(),
-		URL:     "https://" + d.doors.webhook.String() + facade.WebhookPath(),
+		URL:     "https://" + d.doors.webhook.String(),
 		Publish: d.cluster.own != nil,
 		Logger:  d.logger,
 	})

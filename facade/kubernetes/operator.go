@@ -8,6 +8,7 @@ package kubernetes
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ import (
 )
 
 const (
-	webhookPath = "/admit"
+	webhookPath = "/admit/"
 	// workers is how many objects of one kind are compared at once.
 	workers = 4
 	// retryMin and retryMax bound the pauses between failures of one object. The
@@ -69,8 +70,11 @@ type Options struct {
 	// Certificate is the webhook's, and CABundle (PEM) verifies it.
 	Certificate tls.Certificate
 	CABundle    []byte
-	// URL is how the API server reaches the webhook.
+	// URL is how the API server reaches Listen: https://127.0.0.1:18446.
 	URL string
+	// WebhookSecret is a part of the webhook's path that only the API server is
+	// told; a random one where it is empty. Replicas share one.
+	WebhookSecret string
 	// Publish makes Node and StorageClass objects, which no cluster has made.
 	Publish bool
 	// LeaderElection, by a Lease in this namespace; none where it is empty.
@@ -110,6 +114,9 @@ func New(opts Options) (*Operator, error) {
 	definitions, err := install.Definitions(crd.FS)
 	if err != nil {
 		return nil, err
+	}
+	if opts.WebhookSecret == "" {
+		opts.WebhookSecret = rand.Text()
 	}
 	o := &Operator{
 		opts: opts, definitions: definitions,
@@ -156,7 +163,7 @@ func (o *Operator) Install(ctx context.Context) error {
 	if err := install.ApplyRoles(ctx, c, o.definitions); err != nil {
 		return err
 	}
-	hook := install.Webhook{URL: o.opts.URL, CABundle: o.opts.CABundle, Exempt: o.opts.User}
+	hook := install.Webhook{URL: o.opts.URL + o.webhookPath(), CABundle: o.opts.CABundle, Exempt: o.opts.User}
 	return install.ApplyWebhook(ctx, c, hook, o.definitions)
 }
 
@@ -173,7 +180,7 @@ func (o *Operator) Run(ctx context.Context) error {
 		}
 		handler.Kinds[gvkOf(k)] = admission.Kind{Convert: twin.Converter(k), Client: o.mirrors[gvkOf(k)].Client()}
 	}
-	m.GetWebhookServer().Register(webhookPath, &webhook.Admission{
+	m.GetWebhookServer().Register(o.webhookPath(), &webhook.Admission{
 		Handler:        handler,
 		LogConstructor: func(logr.Logger, *webhook.AdmissionRequest) logr.Logger { return m.GetLogger() },
 	})
@@ -262,9 +269,9 @@ func (o *Operator) publishers(c client.Client) ([]native.Publisher, error) {
 	}, nil
 }
 
-// WebhookPath is the path of the admission webhook below the address that
-// Options.Listen names.
-func WebhookPath() string { return webhookPath }
+// webhookPath is where only the API server knows to ask: an AdmissionReview
+// carries no credential of its own, and says itself for whom it speaks.
+func (o *Operator) webhookPath() string { return webhookPath + o.opts.WebhookSecret }
 
 func gvkOf(k *kind.Kind) schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Name}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
@@ -28,6 +29,7 @@ type settings struct {
 	kubeconfig                       string
 	listen, url                      string
 	certificateFile, keyFile, caFile string
+	secretFile                       string
 	publish                          bool
 	leaderElection                   string
 }
@@ -39,6 +41,7 @@ func (s *settings) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.certificateFile, "tls-certificate", "", "PEM file with the webhook's certificate")
 	fs.StringVar(&s.keyFile, "tls-key", "", "PEM file with its key")
 	fs.StringVar(&s.caFile, "tls-ca", "", "PEM file with the authority of the webhook's certificate")
+	fs.StringVar(&s.secretFile, "webhook-secret-file", "", "file with a word in the webhook's path that replicas share (a random one if empty)")
 	fs.BoolVar(&s.publish, "publish", false, "make Node and StorageClass objects of what the services have")
 	fs.StringVar(&s.leaderElection, "leader-election-namespace", "", "namespace of the Lease by which one of several processes is elected (none if empty)")
 }
@@ -64,10 +67,25 @@ func (s *settings) operator(ctx context.Context) (kubernetes.Options, error) {
 	if s.url == "" {
 		s.url = "https://" + s.listen
 	}
+	secret, err := s.secret()
+	if err != nil {
+		return kubernetes.Options{}, err
+	}
 	return kubernetes.Options{
-		REST: config, User: user, Listen: s.listen, URL: s.url + kubernetes.WebhookPath(),
+		REST: config, User: user, Listen: s.listen, URL: s.url, WebhookSecret: secret,
 		Certificate: certificate, CABundle: authority, Publish: s.publish, LeaderElection: s.leaderElection,
 	}, nil
+}
+
+func (s *settings) secret() (string, error) {
+	if s.secretFile == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(s.secretFile)
+	if err != nil {
+		return "", fmt.Errorf("webhook-secret-file: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 // whoAmI is the user name that the API server knows the operator by: the

@@ -119,7 +119,7 @@ func newOperator(t *testing.T, server *kubernetes.Server, authority *serve.Autho
 	operator, err := facade.New(facade.Options{
 		REST: config, User: facadeUser,
 		Connect: func(*kind.Kind) (grpc.ClientConnInterface, error) { return conn, nil },
-		Listen:  address, URL: "https://" + address + facade.WebhookPath(),
+		Listen:  address, URL: "https://" + address,
 		Certificate: serverCertificate(t, authority), CABundle: authority.CertificatePEM(), Logger: logger,
 	})
 	check(t, err)

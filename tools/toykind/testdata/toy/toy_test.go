@@ -191,7 +191,7 @@ func startFacade(t *testing.T, server *kubernetes.Server, authority *serve.Autho
 	operator, err := facade.New(facade.Options{
 		REST: config, User: facadeUser, Logger: logger,
 		Connect: func(*kind.Kind) (grpc.ClientConnInterface, error) { return conn, nil },
-		Listen:  hook.Addr().String(), URL: "https://" + hook.Addr().String() + facade.WebhookPath(),
+		Listen:  hook.Addr().String(), URL: "https://" + hook.Addr().String(),
 		Certificate: certificate(t, authority), CABundle: authority.CertificatePEM(),
 	})
 	check(t, err)
