@@ -58,6 +58,9 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("runs QEMU: not in the fast run")
+	}
 	if _, err := exec.LookPath(qemu.DefaultBinary); err != nil {
 		t.Skip("qemu-system-x86_64 is not installed: make setup installs it")
 	}

@@ -282,6 +282,9 @@ func start(t *testing.T, options Options) *Server {
 // kube is the path of the real binary.
 func kube(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs the local Kubernetes API: not in the fast run")
+	}
 	path, err := filepath.Abs("../../../../bin/kube")
 	check(t, err)
 	if _, err := os.Stat(path); err != nil {

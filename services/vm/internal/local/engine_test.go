@@ -44,6 +44,9 @@ var probed = sync.OnceValues(func() (qemu.Host, error) {
 
 func open(t *testing.T) *local.Engine {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("runs QEMU: not in the fast run")
+	}
 	host, err := probed()
 	if errors.Is(err, exec.ErrNotFound) {
 		t.Skip("qemu-system-x86_64 is not installed: make setup installs it")

@@ -24,6 +24,9 @@ type crashed struct {
 
 func newCrashed(t *testing.T) *crashed {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("runs QEMU: not in the fast run")
+	}
 	host, err := Probe(t.Context(), DefaultBinary)
 	if errors.Is(err, exec.ErrNotFound) {
 		t.Skip("qemu-system-x86_64 is not installed")

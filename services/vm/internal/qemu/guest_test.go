@@ -62,6 +62,9 @@ var probed = sync.OnceValues(func() (qemu.Host, error) {
 
 func host(t *testing.T) qemu.Host {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("runs QEMU: not in the fast run")
+	}
 	h, err := probed()
 	if errors.Is(err, exec.ErrNotFound) {
 		t.Skip("qemu-system-x86_64 is not installed")
