@@ -140,7 +140,7 @@ func (h *house) operator(t *testing.T) *facade.Operator {
 	operator, err := facade.New(facade.Options{
 		REST: h.config, User: facadeUser,
 		Connect: func(*kind.Kind) (grpc.ClientConnInterface, error) { return h.conn, nil },
-		Listen:  h.hook, URL: "https://" + h.hook,
+		Listen:  h.hook, URL: "https://" + h.hook, WebhookSecret: "shared-by-all-processes",
 		Certificate: h.certificate(t), CABundle: h.ca.CertificatePEM(), Logger: h.logger,
 	})
 	check(t, err)
