@@ -49,13 +49,13 @@ type Options struct {
 func (o Options) Validate() error {
 	var problems []error
 	if o.Etcd == nil {
-		problems = append(problems, errors.New("Etcd is required"))
+		problems = append(problems, errors.New("option Etcd is required"))
 	}
 	if o.Images == nil {
-		problems = append(problems, errors.New("Images is required"))
+		problems = append(problems, errors.New("option Images is required"))
 	}
 	if o.Dir == "" {
-		problems = append(problems, errors.New("Dir is required"))
+		problems = append(problems, errors.New("option Dir is required"))
 	}
 	return errors.Join(problems...)
 }

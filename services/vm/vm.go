@@ -67,16 +67,16 @@ type Options struct {
 func (o Options) Validate() error {
 	var problems []error
 	if o.Etcd == nil {
-		problems = append(problems, errors.New("Etcd is required"))
+		problems = append(problems, errors.New("option Etcd is required"))
 	}
 	if o.Disks == nil || o.Images == nil || o.Networks == nil {
-		problems = append(problems, errors.New("Disks, Images and Networks are required"))
+		problems = append(problems, errors.New("options Disks, Images and Networks are required"))
 	}
 	if o.Dir == "" {
-		problems = append(problems, errors.New("Dir is required"))
+		problems = append(problems, errors.New("option Dir is required"))
 	}
 	if len(o.Nodes) == 0 || o.MilliCPU <= 0 || o.MemoryBytes <= 0 {
-		problems = append(problems, errors.New("Nodes, MilliCPU and MemoryBytes are required"))
+		problems = append(problems, errors.New("options Nodes, MilliCPU and MemoryBytes are required"))
 	}
 	return errors.Join(problems...)
 }
