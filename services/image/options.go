@@ -96,7 +96,7 @@ func (o Options) Validate() error {
 		problems = append(problems, fmt.Errorf("Registry.Prefix %q doesn't end in /", p))
 	}
 	if o.StagingDir == "" {
-		problems = append(problems, errors.New("StagingDir is required"))
+		problems = append(problems, errors.New("option StagingDir is required"))
 	}
 	if o.Imports < 0 || o.Limits.MaxVirtualBytes < 0 {
 		problems = append(problems, errors.New("fields Imports and Limits must not be negative"))

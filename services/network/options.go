@@ -67,7 +67,7 @@ func (o Options) Validate() error {
 	o = o.withDefaults()
 	var problems []error
 	if o.Etcd == nil {
-		problems = append(problems, errors.New("Etcd is required"))
+		problems = append(problems, errors.New("option Etcd is required"))
 	}
 	if _, err := address.ParsePool(o.CIDRs, o.Gateways); err != nil {
 		problems = append(problems, fmt.Errorf("CIDRs: %w", err))
