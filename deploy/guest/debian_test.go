@@ -33,7 +33,7 @@ func TestDebianRunsTheRealCloudInit(t *testing.T) {
 	t.Logf("cloud-init done after %s", time.Since(started).Round(time.Second))
 	for script, want := range map[string]string{
 		"hostname": "linux-vm\n",
-		"systemctl is-active nginx ssh systemd-networkd": "active\nactive\nactive\n",
+		"systemctl is-active nginx ssh systemd-networkd": strings.Repeat("active\n", 3),
 		"systemctl --failed --no-legend":                 "",
 		"df -BG --output=size / | tail -n1 | tr -d ' '":  "4G\n",
 		". /etc/os-release; echo $ID $VERSION_ID":        "debian 12\n",

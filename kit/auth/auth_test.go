@@ -15,6 +15,7 @@ import (
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
@@ -124,6 +125,11 @@ func reflectServices(ctx context.Context, c *grpc.ClientConn) error {
 	return err
 }
 
+func getUpload(ctx context.Context, c *grpc.ClientConn) error {
+	_, err := imagev1.NewUploadServiceClient(c).GetUpload(ctx, &imagev1.GetUploadRequest{Token: "t"})
+	return err
+}
+
 func strange(ctx context.Context, c *grpc.ClientConn) error {
 	return c.Invoke(ctx, "/strange.Service/Do", &metav1.GetRequest{}, &metav1.ReleaseResponse{})
 }
@@ -199,13 +205,14 @@ func TestOneMayDoWhatIsGranted(t *testing.T) {
 	}
 }
 
-func TestWithoutCredentialThereIsHealthAlone(t *testing.T) {
+func TestWithoutCredentialThereAreHealthAndWhatJudgesItselfAlone(t *testing.T) {
 	d := openDoor(t, tokens(t), tokenfile.Rights{})
 	for name, c := range map[string]struct {
 		ask  ask
 		want fault.Class
 	}{
 		"health":          {checkHealth, fault.None},
+		"own credential":  {getUpload, fault.None},
 		"reflection":      {reflectServices, fault.Unauthenticated},
 		"storage classes": {storageClasses, fault.Unauthenticated},
 		"get":             {get("a", "d"), fault.Unauthenticated},

@@ -56,7 +56,7 @@ func (g *Guard) admit(ctx context.Context, method string) (context.Context, call
 		return ctx, call{}, fault.New(fault.Denied, ReasonForbidden,
 			"user %q cannot call %s: it is for the suite's own services", u.Name, method)
 	}
-	return NewContext(ctx, u), call{method: method, rule: r, user: u}, nil
+	return withAuthorizer(NewContext(ctx, u), g.authorizer), call{method: method, rule: r, user: u}, nil
 }
 
 // authorize checks the right to what the request asks for. The context that it
@@ -107,14 +107,17 @@ func Require(ctx context.Context, z Authorizer, u User, a Attributes) error {
 // denial says it as Kubernetes' API server does.
 func denial(u User, a Attributes, reason string) string {
 	var b strings.Builder
-	resource := a.Resource
+	resource, kind := a.Resource, a.Resource
+	if a.Group != "" {
+		kind += "." + a.Group
+	}
 	if a.Subresource != "" {
 		resource += "/" + a.Subresource
 	}
 	if a.Name != "" {
-		fmt.Fprintf(&b, "%s.%s %q is forbidden: ", a.Resource, a.Group, a.Name)
+		fmt.Fprintf(&b, "%s %q is forbidden: ", kind, a.Name)
 	} else {
-		fmt.Fprintf(&b, "%s.%s is forbidden: ", a.Resource, a.Group)
+		fmt.Fprintf(&b, "%s is forbidden: ", kind)
 	}
 	fmt.Fprintf(&b, "User %q cannot %s resource %q in API group %q", u.Name, a.Verb, resource, a.Group)
 	if a.Namespace != "" {

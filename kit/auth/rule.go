@@ -19,7 +19,8 @@ const (
 	needUser
 	// needInternal asks for one of the suite's own services.
 	needInternal
-	// needNothing is for what anybody may ask.
+	// needNothing is for what anybody may ask, and for methods that judge a
+	// credential in the request by themselves.
 	needNothing
 )
 
@@ -88,6 +89,8 @@ func optionRule(a *schemav1.Access, m protoreflect.MethodDescriptor, k *kind.Kin
 		return rule{need: needInternal}, true
 	case a.GetAuthenticated():
 		return rule{need: needUser}, true
+	case a.GetBearer():
+		return rule{need: needNothing}, true
 	case a.GetVerb() == "":
 		return rule{}, false
 	}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
@@ -49,6 +50,7 @@ func openDoor(t *testing.T, n auth.Authenticator, z auth.Authorizer) *door {
 	diskv1.RegisterStorageClassServiceServer(s, classes{})
 	vmv1.RegisterVirtualMachineServiceServer(s, consoles{})
 	networkv1.RegisterVirtualMachineIPAddressServiceServer(s, ports{})
+	imagev1.RegisterUploadServiceServer(s, uploads{})
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	reflection.RegisterV1(s)
 	s.RegisterService(&strangeDesc, nil)
@@ -204,4 +206,13 @@ var strangeDesc = grpc.ServiceDesc{
 			return &metav1.ReleaseResponse{}, nil
 		})
 	}}},
+}
+
+// uploads judges a token in the request by itself.
+type uploads struct {
+	imagev1.UnimplementedUploadServiceServer
+}
+
+func (uploads) GetUpload(context.Context, *imagev1.GetUploadRequest) (*imagev1.Upload, error) {
+	return &imagev1.Upload{}, nil
 }

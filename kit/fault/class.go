@@ -12,25 +12,25 @@ type Class int
 const (
 	// None is the class of no error.
 	None Class = iota
-	// Invalid: the request breaks a rule, and will until it is changed.
+	// Invalid says that the request breaks a rule, and will until it is changed.
 	Invalid
-	// Unauthenticated: nobody vouches for the caller.
+	// Unauthenticated says that nobody vouches for the caller.
 	Unauthenticated
-	// Denied: the caller is known and may not.
+	// Denied says that the caller is known and may not.
 	Denied
-	// Exists: the name is taken.
+	// Exists says that the name is taken.
 	Exists
-	// NotReady: the request is right, but something it depends on isn't there yet.
+	// NotReady says that the request is right, but something it depends on isn't there yet.
 	NotReady
-	// NotFound: the object, or one it depends on, doesn't exist.
+	// NotFound says that the object, or one it depends on, doesn't exist.
 	NotFound
-	// Exhausted: there is no room, address or quota left.
+	// Exhausted says that there is no room, address or quota left.
 	Exhausted
-	// Stale: the caller acted on an older state; look again and decide again.
+	// Stale says that the caller acted on an older state: look again and decide again.
 	Stale
-	// Transient: trying again, later, can help.
+	// Transient says that trying again, later, can help.
 	Transient
-	// Internal: our mistake. Somebody should look.
+	// Internal is our mistake. Somebody should look.
 	Internal
 )
 

@@ -28,13 +28,13 @@ func StreamServerInterceptor(srv any, stream grpc.ServerStream, _ *grpc.StreamSe
 }
 
 // UnaryClientInterceptor returns the faults of unary calls.
-func UnaryClientInterceptor(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func UnaryClientInterceptor(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error { //nolint:revive // gRPC's signature
 	return FromStatus(invoke(ctx, method, req, reply, cc, opts...))
 }
 
 // StreamClientInterceptor returns the faults of streaming calls. The end of a
 // stream stays io.EOF.
-func StreamClientInterceptor(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+func StreamClientInterceptor(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) { //nolint:revive // gRPC's signature
 	stream, err := open(ctx, desc, cc, method, opts...)
 	if err != nil {
 		return nil, FromStatus(err)

@@ -53,7 +53,7 @@ func (e *Election) Run(ctx context.Context, work func(ctx context.Context) error
 		var failed *workError
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // ctx ended
 		case errors.As(err, &failed):
 			return failed.err
 		case err != nil:

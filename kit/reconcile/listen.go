@@ -17,7 +17,7 @@ func (l *Loop[T]) listen(ctx context.Context, q queue) error {
 	for {
 		err := l.watch(ctx, q)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // ctx ended
 		}
 		if !fault.Is(err, fault.Stale, fault.Transient) {
 			return err

@@ -69,7 +69,10 @@ func (c *Collection[T]) Kind() *kind.Kind { return c.kind }
 
 // Run keeps the copy until ctx ends, and returns nil then. It survives the loss
 // of etcd: reads go on from the copy as it was, writes fail with class Transient.
-func (c *Collection[T]) Run(ctx context.Context) error { return c.feed(ctx) }
+func (c *Collection[T]) Run(ctx context.Context) error {
+	c.feed(ctx)
+	return nil
+}
 
 // WaitSynced blocks until the copy is first complete, or ctx ends.
 func (c *Collection[T]) WaitSynced(ctx context.Context) error {

@@ -27,19 +27,19 @@ var (
 )
 
 // feed fills a collection's copy from etcd until ctx ends.
-func (c *Collection[T]) feed(ctx context.Context) error {
+func (c *Collection[T]) feed(ctx context.Context) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, maxFeedDelay
 	for loaded := false; ; {
 		err := c.follow(ctx, &loaded, pause)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		c.log.WarnContext(ctx, "the copy of the store waits for etcd", slog.Any("error", err))
 		select {
 		case <-time.After(pause.NextBackOff()):
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (m *Mirror[T]) Run(ctx context.Context) error {
 	for {
 		err := m.follow(ctx, pause)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // ctx ended
 		}
 		if m.beginsAnew(err) {
 			m.log.InfoContext(ctx, "the mirror begins anew", slog.Any("reason", err))

@@ -7,7 +7,6 @@
 package resource
 
 import (
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -40,11 +39,6 @@ func (k Key) String() string {
 // path is the key's place under a collection's prefix. Its byte order is the
 // order of lists.
 func (k Key) path() string { return k.Namespace + "/" + k.Name }
-
-func keyOfPath(path string) Key {
-	namespace, name, _ := strings.Cut(path, "/")
-	return Key{Namespace: namespace, Name: name}
-}
 
 // KeyOf returns the key of an object.
 func KeyOf(o Object) Key {

@@ -143,7 +143,7 @@ func (p *process) awaitPart(ctx context.Context, part Part) error {
 	if part.Ready != nil {
 		if err := part.Ready(ctx); err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // ctx ended
 			}
 			return fmt.Errorf("%s: %w", part.Name, err)
 		}

@@ -21,7 +21,7 @@ const followPause = time.Second
 // ends.
 func (s *Service) followLeases(ctx context.Context) error {
 	if err := s.leases.WaitSynced(ctx); err != nil {
-		return nil // ctx ended
+		return nil //nolint:nilerr // ctx ended
 	}
 	for ctx.Err() == nil {
 		for event, err := range s.leases.Watch(ctx, resource.WatchOptions{}) {

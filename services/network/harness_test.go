@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -363,7 +364,7 @@ func (r *running) ask(machine string, port int32, request string) (string, error
 		return "", err
 	}
 	err = stream.Send(&networkv1.ConnectRequest{Namespace: "default", VirtualMachineName: machine, Port: port, Data: []byte(request)})
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
 	if err := stream.CloseSend(); err != nil {
@@ -372,7 +373,7 @@ func (r *running) ask(machine string, port int32, request string) (string, error
 	var answer []byte
 	for {
 		response, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return string(answer), nil
 		}
 		if err != nil {

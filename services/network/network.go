@@ -187,7 +187,7 @@ func (s *Service) run(ctx context.Context) error {
 // work is what one replica does at a time. Each kind's rules look at the other.
 func (s *Service) work(ctx context.Context) error {
 	if err := s.ready(ctx); err != nil {
-		return nil // ctx ended
+		return nil //nolint:nilerr // ctx ended
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.leaseLoop.Run(ctx) })

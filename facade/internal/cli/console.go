@@ -143,7 +143,7 @@ func (t *console) stay(ctx context.Context) error {
 			t.say("left the console of %s", t.vm)
 			return nil
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // The user ended it.
 		case !waits(err):
 			return err
 		}
@@ -227,7 +227,7 @@ func hangUp(stream vmv1.VirtualMachineService_AttachConsoleClient, printed <-cha
 	timer := time.NewTimer(hangUpTimeout)
 	defer timer.Stop()
 	select {
-	case <-printed:
+	case <-printed: //nolint:errcheck // The user leaves, however the stream ended.
 	case <-timer.C:
 	}
 	return errLeft

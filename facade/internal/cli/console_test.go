@@ -47,7 +47,7 @@ func (g *guestConsole) AttachConsole(stream grpc.BidiStreamingServer[vmv1.Attach
 	for {
 		request, err := stream.Recv()
 		if err != nil {
-			return nil //nolint:nilerr // the caller left
+			return nil // the caller left
 		}
 		if err := stream.Send(&vmv1.AttachConsoleResponse{Output: bytes.ToUpper(request.GetInput())}); err != nil {
 			return err
@@ -108,7 +108,9 @@ func attachTo(t *testing.T, vm *guestConsole) (*console, *screen, <-chan error) 
 	t.Cleanup(func() {
 		_ = conn.Close() // before the server, which waits for it
 		server.Stop()
-		<-served
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	})
 	out := &screen{changed: make(chan struct{}, 1)}
 	c := &console{

@@ -23,6 +23,14 @@ type Option func(*embed.Config)
 // fast and lost with the machine, which is right for tests.
 func Durable(c *embed.Config) { c.UnsafeNoFsync = false }
 
+// OnLoopback has the server listen on a port of 127.0.0.1, for clients to which
+// unix sockets are no endpoints, such as the Kubernetes API server.
+func OnLoopback(c *embed.Config) {
+	client := c.ListenClientUrls[0]
+	client.Scheme, client.Host, client.Path = "http", "127.0.0.1:0", ""
+	c.ListenClientUrls[0], c.AdvertiseClientUrls[0] = client, client
+}
+
 // Start runs a server in this process, on unix sockets in a directory of its own,
 // until the test ends. It returns a client of it, which ends with the test too.
 func Start(t testing.TB, opts ...Option) *clientv3.Client {

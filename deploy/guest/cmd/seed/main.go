@@ -14,7 +14,10 @@ import (
 	"orlop.dev/deploy/guest/internal/instance"
 )
 
-func main() {
+func main() { os.Exit(run()) }
+
+// run returns the process's exit status.
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -23,10 +26,11 @@ func main() {
 	stages := map[string]func(context.Context) error{"start": guest.Start, "finish": guest.Finish}
 	if len(os.Args) != 2 || stages[os.Args[1]] == nil {
 		fmt.Fprintln(os.Stderr, "usage: seed start|finish")
-		os.Exit(2)
+		return 2
 	}
 	if err := stages[os.Args[1]](ctx); err != nil {
 		log.Error("the seed was not applied in full", "stage", os.Args[1], "error", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }

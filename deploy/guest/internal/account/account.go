@@ -74,7 +74,7 @@ func (s Store) Lookup(name string) (User, error) {
 		return User{}, err
 	}
 	row := lines.find(name)
-	if row == nil || len(row) < 7 {
+	if len(row) < 7 {
 		return User{}, fmt.Errorf("%s: %w", name, ErrNoUser)
 	}
 	id, errID := strconv.Atoi(row[2])

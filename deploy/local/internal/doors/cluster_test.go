@@ -41,7 +41,7 @@ func newCluster(t *testing.T) *cluster {
 		t.Skip("needs the local Kubernetes API: not in the fast run")
 	}
 	c := &cluster{
-		etcd:   etcdtest.Server(t, onLoopback),
+		etcd:   etcdtest.Server(t, etcdtest.OnLoopback),
 		logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	var err error

@@ -374,14 +374,6 @@ func listen(t *testing.T) net.Listener {
 	return listener
 }
 
-// onLoopback lets the API server reach etcd, for which unix sockets are no
-// endpoints.
-func onLoopback(config *embed.Config) {
-	client := config.ListenClientUrls[0]
-	client.Scheme, client.Host, client.Path = "http", "127.0.0.1:0", ""
-	config.ListenClientUrls[0], config.AdvertiseClientUrls[0] = client, client
-}
-
 func newEtcdClient(t *testing.T, server *embed.Etcd) *clientv3.Client {
 	t.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Clients[0].Addr().String()}, Logger: zap.NewNop()})

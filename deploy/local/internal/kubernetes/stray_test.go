@@ -32,7 +32,9 @@ func TestHuntEndsStraysAndNobodyElse(t *testing.T) {
 	check(t, search.run(t.Context()))
 	for what, c := range cases {
 		if c.gone {
-			<-ended[what] // the hunt doesn't return before it is gone
+			if err := <-ended[what]; err == nil { // the hunt doesn't return before it is gone
+				t.Errorf("%s ended by itself", what)
+			}
 			continue
 		}
 		if got := search.look(running[what].Process.Pid); got != stranger {

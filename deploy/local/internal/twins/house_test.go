@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-logr/logr"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -85,7 +84,7 @@ func newHouse(t *testing.T) *house {
 		logger:  slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 		address: freeAddress(t), hook: freeAddress(t),
 	}
-	etcd := etcdtest.Server(t, onLoopback)
+	etcd := etcdtest.Server(t, etcdtest.OnLoopback)
 	endpoint := etcd.Clients[0].Addr().String()
 	h.etcd, err = clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
 	check(t, err)
@@ -218,14 +217,6 @@ func freeAddress(t *testing.T) string {
 	check(t, err)
 	defer listener.Close()
 	return listener.Addr().String()
-}
-
-// onLoopback lets the API server reach etcd, for which unix sockets are no
-// endpoints.
-func onLoopback(config *embed.Config) {
-	client := config.ListenClientUrls[0]
-	client.Scheme, client.Host, client.Path = "http", "127.0.0.1:0", ""
-	config.ListenClientUrls[0], config.AdvertiseClientUrls[0] = client, client
 }
 
 // background runs something until the test ends or stop is called, which waits

@@ -127,8 +127,8 @@ func (p *Process) Follow(ctx context.Context, show func(home.Step)) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-p.ended:
-			return p.lastWords()
+		case exit := <-p.ended:
+			return p.lastWords(exit)
 		case <-tick.C:
 		}
 	}
@@ -143,11 +143,15 @@ func (p *Process) status() (home.Status, error) {
 	return status, err
 }
 
-// lastWords is why a child ended that didn't become ready.
-func (p *Process) lastWords() error {
+// lastWords is why a child ended that didn't become ready. What the system says
+// of it matters where something killed it.
+func (p *Process) lastWords(exit error) error {
 	status, err := p.status()
 	if err == nil && status.Error != "" {
 		return &FailedError{Reason: status.Error, Log: p.home.DaemonLog()}
+	}
+	if exit != nil {
+		return fmt.Errorf("%w before it was ready (%w): see the end of %s", ErrGone, exit, p.home.DaemonLog())
 	}
 	return fmt.Errorf("%w before it was ready: see the end of %s", ErrGone, p.home.DaemonLog())
 }

@@ -92,14 +92,14 @@ func (m Machine) qemu(ctx context.Context) Finding {
 func tools() Finding {
 	f := Finding{Subject: "tools", Severity: Good, Sentence: "all are there."}
 	for _, tool := range []string{"qemu-img", "unshare", "prlimit"} {
-		if _, err := lookSystem(tool); err != nil {
+		if !installed(tool) {
 			f.Severity = Fatal
 			f.Sentence = fmt.Sprintf("%s is missing, without which disks can't be made: run make setup.", tool)
 			return f
 		}
 	}
 	for _, tool := range []string{"ip", "nft"} {
-		if _, err := lookSystem(tool); err != nil {
+		if !installed(tool) {
 			f.Severity = Limited
 			f.Sentence = fmt.Sprintf("%s is missing; guests work, but you can't look into their network: run make setup.", tool)
 			return f
@@ -108,16 +108,14 @@ func tools() Finding {
 	return f
 }
 
-// lookSystem also looks where a plain user's PATH doesn't.
-func lookSystem(tool string) (string, error) {
-	path, err := exec.LookPath(tool)
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
-		if err == nil {
-			break
+// installed also looks where a plain user's PATH doesn't.
+func installed(tool string) bool {
+	for _, dir := range []string{"", "/usr/sbin", "/sbin"} {
+		if _, err := exec.LookPath(filepath.Join(dir, tool)); err == nil {
+			return true
 		}
-		path, err = exec.LookPath(filepath.Join(dir, tool))
 	}
-	return path, err
+	return false
 }
 
 func (m Machine) disk() Finding {

@@ -74,7 +74,7 @@ func TestProcessGivesAnAddressToWhoeverMayAsk(t *testing.T) {
 	dir, address := t.TempDir(), freeAddress(t)
 	args, roots := credentials(t, dir)
 	args = append(args, "--address="+address, "--etcd="+strings.Join(etcdtest.Start(t).Endpoints(), ","),
-		"--mode=user", "--state-dir="+filepath.Join(dir, "state"))
+		"--mode=user", "--virtual-machine-cidrs=10.66.10.0/24", "--state-dir="+filepath.Join(dir, "state"))
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, args) }()

@@ -35,21 +35,21 @@ func grant(request *dhcpv4.DHCPv4, lease Lease, kind dhcpv4.MessageType) (*dhcpv
 
 func describe(request *dhcpv4.DHCPv4, lease Lease, kind dhcpv4.MessageType, more ...dhcpv4.Modifier) (*dhcpv4.DHCPv4, error) {
 	gateway := net.IP(lease.Gateway.AsSlice())
-	modifiers := append(more,
+	modifiers := []dhcpv4.Modifier{
 		dhcpv4.WithMessageType(kind),
 		dhcpv4.WithOptionCopied(request, dhcpv4.OptionClientIdentifier), // RFC 6842
 		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(gateway)),
 		dhcpv4.WithOption(dhcpv4.OptRouter(gateway)),
 		dhcpv4.WithNetmask(net.CIDRMask(lease.Address.Bits(), 32)),
 		dhcpv4.WithOption(dhcpv4.Option{Code: dhcpv4.OptionInterfaceMTU, Value: dhcpv4.Uint16(lease.MTU)}),
-	)
+	}
 	if lease.Hostname != "" {
 		modifiers = append(modifiers, dhcpv4.WithOption(dhcpv4.OptHostName(lease.Hostname)))
 	}
 	if len(lease.DNS) > 0 {
 		modifiers = append(modifiers, dhcpv4.WithOption(dhcpv4.OptDNS(octets(lease.DNS)...)))
 	}
-	return dhcpv4.NewReplyFromRequest(request, modifiers...)
+	return dhcpv4.NewReplyFromRequest(request, append(modifiers, more...)...)
 }
 
 // refuse tells a guest that remembers another address to ask anew.

@@ -162,7 +162,7 @@ func plugIn(t *testing.T, f *Fabric, mac net.HardwareAddr) stand {
 		return netlink.LinkSetUp(cable)
 	})
 	guest := stand{space}
-	guest.do(t, func(eth0 netlink.Link) error { return netlink.LinkSetUp(eth0) })
+	guest.do(t, netlink.LinkSetUp)
 	return guest
 }
 

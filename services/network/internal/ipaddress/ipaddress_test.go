@@ -19,9 +19,9 @@ import (
 )
 
 var (
-	at     = netip.MustParseAddr("10.66.10.14")
-	other  = netip.MustParseAddr("10.66.10.15")
-	wonder = errors.New("nobody expected this")
+	at        = netip.MustParseAddr("10.66.10.14")
+	other     = netip.MustParseAddr("10.66.10.15")
+	errWonder = errors.New("nobody expected this")
 )
 
 // shelf has leases of one owner, as a lease.Book would, or fails as one would.
@@ -145,7 +145,7 @@ func TestStatusSaysWhatIsThere(t *testing.T) {
 }
 
 func TestFailureToLookChangesNothing(t *testing.T) {
-	for _, failure := range []error{wonder, fault.New(fault.Transient, "StoreUnavailable", "down")} {
+	for _, failure := range []error{errWonder, fault.New(fault.Transient, "StoreUnavailable", "down")} {
 		r := &Reconciler{Leases: &shelf{fail: failure}, Ports: &plugs{}, Now: time.Now}
 		if result, err := r.Reconcile(t.Context(), told(automatic(), at)); result.Status != nil || !errors.Is(err, failure) {
 			t.Errorf("%v, %v", result, err)

@@ -214,7 +214,7 @@ func (b *Book) Find(owner Owner) (netip.Addr, bool, error) {
 	}
 	at, err := address.ParseLeaseName(name)
 	if err != nil {
-		return netip.Addr{}, false, nil // Admit lets no such name in
+		return netip.Addr{}, false, nil //nolint:nilerr // Admit lets no such name in
 	}
 	held, err := b.Holds(owner, at)
 	return at, held, err

@@ -191,8 +191,12 @@ func (u *user) giveBack(last netip.Addr) error {
 	if !last.IsValid() {
 		return nil
 	}
-	if held, err := u.book.Holds(u.owner, last); err != nil || !held {
-		return fmt.Errorf("%s lost %s (%v)", u.owner.Name, last, err)
+	held, err := u.book.Holds(u.owner, last)
+	if err != nil {
+		return err
+	}
+	if !held {
+		return fmt.Errorf("%s lost %s", u.owner.Name, last)
 	}
 	u.ledger.end(last)
 	return u.book.Release(u.t.Context(), u.owner, last)

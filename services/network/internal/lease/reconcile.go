@@ -66,7 +66,7 @@ func (r *Reconciler) owned(l *networkv1.VirtualMachineIPAddressLease) (owned, de
 	}
 	at, err := address.ParseLeaseName(l.GetMetadata().GetName())
 	if err != nil {
-		return false, false, nil
+		return false, false, nil //nolint:nilerr // Admit lets no such name in
 	}
 	owner := Owner{Namespace: key.Namespace, Name: key.Name, UID: claimant.UID}
 	decided = claimant.Address != ""

@@ -110,7 +110,9 @@ func (t *Tunnel) open(ctx context.Context, first *networkv1.ConnectRequest) (net
 func toGuest(stream Stream, conn net.Conn, data []byte) error {
 	for {
 		if _, err := conn.Write(data); err != nil {
-			return nil // the guest closed, which toCaller tells; what it said last is still on its way
+			// The guest closed, which toCaller tells; what it said last is still on
+			// its way.
+			return nil //nolint:nilerr // toCaller tells
 		}
 		message, err := stream.Recv()
 		if errors.Is(err, io.EOF) {

@@ -152,11 +152,11 @@ func TestStreamEndsWhenTheGuestCloses(t *testing.T) {
 }
 
 func TestConnectionEndsWhenTheCallerLeaves(t *testing.T) {
-	guestSaw := make(chan error, 1)
+	guestSaw := make(chan struct{})
 	caller, s, leave := open(t, func(guest *net.TCPConn) {
 		_, _ = guest.Write([]byte("hello"))
-		_, err := io.ReadAll(guest)
-		guestSaw <- err
+		_, _ = io.ReadAll(guest) // its end may be a reset
+		close(guestSaw)
 	})
 	if _, err := caller.Recv(); err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func TestConnectionEndsWhenTheCallerLeaves(t *testing.T) {
 	if err := <-s.ended; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	<-guestSaw // whatever it was, the connection has ended
+	<-guestSaw // the connection has ended
 }
 
 func TestCallersThatCanNotBeServed(t *testing.T) {

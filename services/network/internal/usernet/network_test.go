@@ -197,7 +197,7 @@ func TestDialGoesThroughTheForwardedPort(t *testing.T) {
 	defer listener.Close()
 	go func() {
 		if conn, err := listener.Accept(); err == nil {
-			io.WriteString(conn, "SSH")
+			_, _ = io.WriteString(conn, "SSH") // the other end tells
 			conn.Close()
 		}
 	}()

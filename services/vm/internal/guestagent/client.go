@@ -85,8 +85,8 @@ func (c *Client) Close() error {
 }
 
 // execute runs one command and decodes its reply into result unless nil.
-func (c *Client) execute(ctx context.Context, command string, arguments, result any) error {
-	return c.inTurn(ctx, command, func(s *stream) error { return s.ask(command, arguments, result) })
+func (c *Client) execute(ctx context.Context, command string, result any) error {
+	return c.inTurn(ctx, command, func(s *stream) error { return s.ask(command, result) })
 }
 
 // tell sends a command that has no reply.

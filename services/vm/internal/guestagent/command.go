@@ -48,7 +48,7 @@ const (
 
 // Ping returns nil when the agent answers.
 func (c *Client) Ping(ctx context.Context) error {
-	return c.execute(ctx, "guest-ping", nil, nil)
+	return c.execute(ctx, "guest-ping", nil)
 }
 
 // Version asks for the agent's own version, such as "7.2.22".
@@ -56,7 +56,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	var info struct {
 		Version string `json:"version"`
 	}
-	if err := c.execute(ctx, "guest-info", nil, &info); err != nil {
+	if err := c.execute(ctx, "guest-info", &info); err != nil {
 		return "", err
 	}
 	return clean(info.Version), nil
@@ -74,7 +74,7 @@ func (c *Client) OSInfo(ctx context.Context) (OSInfo, error) {
 		KernelVersion string `json:"kernel-version"`
 		Machine       string `json:"machine"`
 	}
-	if err := c.execute(ctx, "guest-get-osinfo", nil, &info); err != nil {
+	if err := c.execute(ctx, "guest-get-osinfo", &info); err != nil {
 		return OSInfo{}, err
 	}
 	return OSInfo{
@@ -96,7 +96,7 @@ func (c *Client) NetworkInterfaces(ctx context.Context) ([]Interface, error) {
 			Prefix  int    `json:"prefix"`
 		} `json:"ip-addresses"`
 	}
-	if err := c.execute(ctx, "guest-network-get-interfaces", nil, &answer); err != nil {
+	if err := c.execute(ctx, "guest-network-get-interfaces", &answer); err != nil {
 		return nil, err
 	}
 	var interfaces []Interface

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc"
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
@@ -108,7 +107,7 @@ func newHouse(t *testing.T) *house {
 	bin, err := filepath.Abs("../../../../bin")
 	check(t, err)
 	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
-	etcd := etcdtest.Server(t, onLoopback)
+	etcd := etcdtest.Server(t, etcdtest.OnLoopback)
 	endpoint := etcd.Clients[0].Addr().String()
 	server, err := kubernetes.Start(context.Background(), kubernetes.Options{
 		Binary: filepath.Join(bin, "kube"), Dir: t.TempDir(), Address: netip.MustParseAddrPort("127.0.0.1:0"),
@@ -214,12 +213,6 @@ func listen(t *testing.T) net.Listener {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 	return listener
-}
-
-func onLoopback(config *embed.Config) {
-	client := config.ListenClientUrls[0]
-	client.Scheme, client.Host, client.Path = "http", "127.0.0.1:0", ""
-	config.ListenClientUrls[0], config.AdvertiseClientUrls[0] = client, client
 }
 
 func background(t *testing.T, run func(context.Context) error) {
