@@ -34,7 +34,7 @@ func (p *Process) Agent() *guestagent.Client { return p.agent }
 func (p *Process) State(ctx context.Context) (State, error) {
 	for {
 		var status struct{ Status string }
-		err := p.execute(ctx, "query-status", nil, &status)
+		err := p.execute(ctx, "query-status", &status)
 		var refusal *qmp.Error
 		switch {
 		case err == nil:
@@ -84,7 +84,7 @@ func (p *Process) AgentOpen(ctx context.Context) (bool, error) {
 		Label string
 		Open  bool `json:"frontend-open"`
 	}
-	if err := p.execute(ctx, "query-chardev", nil, &ports); err != nil {
+	if err := p.execute(ctx, "query-chardev", &ports); err != nil {
 		return false, err
 	}
 	for _, port := range ports {
@@ -98,7 +98,7 @@ func (p *Process) AgentOpen(ctx context.Context) (bool, error) {
 // Powerdown presses the guest's power button (ACPI). The guest may take its
 // time, or not listen at all; State says when it is down.
 func (p *Process) Powerdown(ctx context.Context) error {
-	return p.execute(ctx, "system_powerdown", nil, nil)
+	return p.execute(ctx, "system_powerdown", nil)
 }
 
 // Reset restarts the guest at once, without asking it, and lets it run. A guest
@@ -107,7 +107,7 @@ func (p *Process) Powerdown(ctx context.Context) error {
 func (p *Process) Reset(ctx context.Context) error {
 	events, cancel := p.Subscribe()
 	defer cancel()
-	if err := p.execute(ctx, "system_reset", nil, nil); err != nil {
+	if err := p.execute(ctx, "system_reset", nil); err != nil {
 		return err
 	}
 	// QEMU answers first and resets then. A guest that had ended is paused after
@@ -128,10 +128,10 @@ func (p *Process) Reset(ctx context.Context) error {
 }
 
 // Pause stops the guest where it is. Repeating it is harmless.
-func (p *Process) Pause(ctx context.Context) error { return p.execute(ctx, "stop", nil, nil) }
+func (p *Process) Pause(ctx context.Context) error { return p.execute(ctx, "stop", nil) }
 
 // Resume lets a paused guest go on. Repeating it is harmless.
-func (p *Process) Resume(ctx context.Context) error { return p.execute(ctx, "cont", nil, nil) }
+func (p *Process) Resume(ctx context.Context) error { return p.execute(ctx, "cont", nil) }
 
 // letGo starts a guest that was made paused and never ran: by this start, or by
 // one that was cut short.
@@ -174,7 +174,7 @@ func (p *Process) Kill(ctx context.Context) error {
 	if err := p.folder.recordEnding(state); err != nil {
 		return err
 	}
-	if p.execute(polite, "quit", nil, nil) == nil && p.awaitGone(polite) == nil {
+	if p.execute(polite, "quit", nil) == nil && p.awaitGone(polite) == nil {
 		return nil
 	}
 	if err := p.folder.killAndWait(ctx, p.machine.ID); err != nil {

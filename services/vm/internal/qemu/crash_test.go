@@ -136,7 +136,34 @@ func TestACrashAfterTheRecordLeavesAMachineThatIsGone(t *testing.T) {
 	if state, err := p.State(t.Context()); err != nil || state != StateGone {
 		t.Errorf("state %s, %v", state, err)
 	}
+	if ending, err := p.Ending(); err != nil || ending != EndingUnborn {
+		t.Errorf("ending %s, %v", ending, err)
+	}
 	c.startRuns(0)
+}
+
+func TestACrashInASecondStartSaysNothingOfTheFirst(t *testing.T) {
+	c := newCrashed(t)
+	c.startRuns(0)
+	p, err := c.Find(t.Context(), crashID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(c.pid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Gone()
+	c.restart()
+	// A start that fails before its record is one that was cut short there.
+	if err := c.folderOf(crashID).clear(); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = c.Find(t.Context(), crashID); err != nil {
+		t.Fatal(err)
+	}
+	if ending, err := p.Ending(); err != nil || ending != EndingUnborn {
+		t.Errorf("ending %s, %v", ending, err)
+	}
 }
 
 func TestACrashAfterTheLaunchLeavesAMachineThatIsLetGo(t *testing.T) {
@@ -213,7 +240,9 @@ func TestAKillCutShortIsForgottenByAStart(t *testing.T) {
 func TestAMachineOfAnEarlierBootWentDownWithTheHost(t *testing.T) {
 	c := newCrashed(t)
 	f := c.recorded()
-	if err := f.write(recordFile, record{Machine: c.machine, BootID: "earlier"}); err != nil {
+	if err := errors.Join(
+		f.write(recordFile, record{Machine: c.machine, BootID: "earlier"}), f.mark(startedFile),
+	); err != nil {
 		t.Fatal(err)
 	}
 	p, err := c.Find(t.Context(), crashID)

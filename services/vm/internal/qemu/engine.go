@@ -173,7 +173,7 @@ func (e *Engine) find(ctx context.Context, id string) (*Process, error) {
 	r, err := f.record()
 	if err != nil && alive {
 		// The record is lost: nothing is known of this process but its folder.
-		return nil, fmt.Errorf("%w: %s: %v", ErrUnresponsive, id, err)
+		return nil, fmt.Errorf("%w: %s: %v", ErrUnresponsive, id, err) //nolint:errorlint // err may be ErrNotFound, which the process is not
 	}
 	if err != nil {
 		return nil, err

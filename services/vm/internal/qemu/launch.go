@@ -37,9 +37,6 @@ func (e *StartError) Unwrap() error { return e.Err }
 // no signal to the daemon's group, and no end of the daemon, reaches it.
 func (e *Engine) launch(f folder, lock *os.File, m Machine, chains Chains) (<-chan error, error) {
 	defer lock.Close()
-	if err := f.clear(); err != nil {
-		return nil, err
-	}
 	output, err := os.OpenFile(f.path(logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err

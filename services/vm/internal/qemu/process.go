@@ -249,10 +249,15 @@ func (p *Process) awaitGone(ctx context.Context) error {
 	}
 }
 
-// execute runs a QMP command over the present connection, waiting for one if
+// execute runs a QMP command without arguments.
+func (p *Process) execute(ctx context.Context, command string, result any) error {
+	return p.executeWith(ctx, command, nil, result)
+}
+
+// executeWith runs a QMP command over the present connection, waiting for one if
 // need be. Its errors: *qmp.Error as QEMU answered, ErrGone, ErrClosed,
 // ErrUnresponsive when the context ended first.
-func (p *Process) execute(ctx context.Context, command string, arguments, result any) error {
+func (p *Process) executeWith(ctx context.Context, command string, arguments, result any) error {
 	client, err := p.connection(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)

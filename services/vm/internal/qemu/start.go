@@ -72,6 +72,11 @@ func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
 	if lock == nil {
 		return nil, fmt.Errorf("%s: %w", m.ID, ErrRunning)
 	}
+	// Cleared first: what tells that an earlier guest ran must not speak for this
+	// one.
+	if err := f.clear(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	if err := f.write(recordFile, record{Machine: m, BootID: boot}); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}

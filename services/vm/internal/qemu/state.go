@@ -63,6 +63,9 @@ const (
 	EndingCrashed Ending = "Crashed"
 	// EndingHost is a process that went down with the host.
 	EndingHost Ending = "Host"
+	// EndingUnborn is a process that ended before its guest was let go, or that
+	// was recorded and never launched: its start is still to be done.
+	EndingUnborn Ending = "Unborn"
 )
 
 // ending is the record that Kill writes before it acts, so that the end of a
@@ -92,6 +95,9 @@ func (f folder) ending() (Ending, error) {
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
+	}
+	if !f.has(startedFile) {
+		return EndingUnborn, nil
 	}
 	r, err := f.record()
 	if err != nil {
