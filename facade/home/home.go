@@ -7,6 +7,8 @@
 package home
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +17,9 @@ import (
 
 // Variable names the environment variable that says where the state folder is.
 const Variable = "ORLOP_HOME"
+
+// namespaces is where ip-netns(8) keeps its names.
+const namespaces = "/run/netns"
 
 // maxPathBytes leaves room in a unix socket's 108 bytes for what is below.
 const maxPathBytes = 85
@@ -111,6 +116,14 @@ func (h Home) Machines() string { return h.path("vm") }
 
 // Network has what the guests' network must remember.
 func (h Home) Network() string { return h.path("network") }
+
+// NetworkNamespace is the file of the guests' network namespace, which ip-netns(8)
+// calls by its base name. Another folder's guests have another one, so that both
+// can have the same addresses.
+func (h Home) NetworkNamespace() string {
+	sum := sha256.Sum256([]byte(h))
+	return filepath.Join(namespaces, "orlop-"+hex.EncodeToString(sum[:4]))
+}
 
 // Logs has the daemon's logs.
 func (h Home) Logs() string { return h.path("log") }

@@ -50,6 +50,12 @@ type Settings struct {
 	// Simulated nodes, and how much of this machine each may promise.
 	Nodes                           int
 	CPUOvercommit, MemoryOvercommit float64
+	// DiskOvercommit is how many times the free space disks may be promised; 0 is
+	// no limit.
+	DiskOvercommit float64
+	// DefaultStorageClass is for disks that name none; the cluster's default where
+	// it is empty.
+	DefaultStorageClass string
 	// AllowImageSources are networks that images may be fetched from although
 	// they are this machine's own or private.
 	AllowImageSources []string
@@ -64,7 +70,7 @@ func DefaultSettings() Settings {
 	return Settings{
 		Home: Default(), Kubernetes: KubernetesLocal, NetworkMode: NetworkAuto,
 		VirtualMachineCIDRs: []string{"10.66.10.0/24", "10.66.20.0/24"},
-		Nodes:               2, CPUOvercommit: 4, MemoryOvercommit: 1,
+		Nodes:               2, CPUOvercommit: 4, MemoryOvercommit: 1, DiskOvercommit: 4,
 		QEMU: "qemu-system-x86_64",
 	}
 }
@@ -87,6 +93,8 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.IntVar(&s.Nodes, "nodes", s.Nodes, "how many nodes this machine simulates")
 	fs.Float64Var(&s.CPUOvercommit, "cpu-overcommit", s.CPUOvercommit, "how many times its processors each node promises")
 	fs.Float64Var(&s.MemoryOvercommit, "memory-overcommit", s.MemoryOvercommit, "how many times its memory each node promises")
+	fs.Float64Var(&s.DiskOvercommit, "disk-overcommit", s.DiskOvercommit, "how many times the free space disks may be promised; 0 for no limit")
+	fs.StringVar(&s.DefaultStorageClass, "default-storage-class", s.DefaultStorageClass, "storage class of disks that name none (default the cluster's)")
 	fs.StringSliceVar(&s.AllowImageSources, "allow-image-source", s.AllowImageSources, "local or private networks (CIDR) that images may come from")
 	fs.StringVar(&s.QEMU, "qemu", s.QEMU, "the emulator: a path, or a name in PATH")
 	fs.BoolVar(&s.Verbose, "verbose", s.Verbose, "log details")
@@ -107,6 +115,9 @@ func (s Settings) Validate() error {
 	}
 	if s.CPUOvercommit <= 0 || s.MemoryOvercommit <= 0 {
 		refuse("--cpu-overcommit and --memory-overcommit must be above 0")
+	}
+	if s.DiskOvercommit < 0 {
+		refuse("--disk-overcommit=%g: must not be below 0", s.DiskOvercommit)
 	}
 	if _, err := Prefixes(s.VirtualMachineCIDRs); err != nil {
 		refuse("--virtual-machine-cidrs: %w", err)

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"orlop.dev/facade/home"
 	"orlop.dev/facade/internal/cli/daemon"
@@ -22,8 +25,8 @@ func newDown(c *client) *cobra.Command {
 		GroupID: groupMachine,
 		Short:   "Stop Orlop; guests run on unless asked otherwise",
 		Long: `Stops the daemon. Guests run on without it and are found again by the next orlop up.
-With --guests they are switched off too; those that should run by their
-runPolicy start again with the next orlop up.`,
+With --guests they are switched off too, and their network goes; those that
+should run by their runPolicy start again with the next orlop up.`,
 		Args: cobra.NoArgs,
 	}
 	command.Flags().BoolVar(&guests, "guests", false, "switch the guests off, too")
@@ -38,7 +41,10 @@ runPolicy start again with the next orlop up.`,
 			return err
 		}
 		if guests {
-			return stopGuests(command, h, grace)
+			if err := stopGuests(command, h, grace); err != nil {
+				return err
+			}
+			return removeNetwork(h)
 		}
 		return countGuests(command, h)
 	}
@@ -89,6 +95,26 @@ func stopGuests(command *cobra.Command, h home.Home, grace time.Duration) error 
 		err = errors.Join(err, <-results)
 	}
 	return err
+}
+
+// removeNetwork takes away the name of the guests' network namespace. With no
+// guest in it, bridge and taps go, too. The lock keeps a daemon from beginning to
+// use it meanwhile.
+func removeNetwork(h home.Home) (err error) {
+	path := h.NetworkNamespace()
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := h.Lock()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	// EINVAL: a file on which nothing is mounted is what a killed process left.
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("remove the guests' network namespace %s: %w", path, err)
+	}
+	return os.Remove(path)
 }
 
 func countGuests(command *cobra.Command, h home.Home) error {

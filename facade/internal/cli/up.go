@@ -105,7 +105,16 @@ func (u up) run(ctx context.Context) error {
 	if err := running.Follow(ctx, u.show); err != nil {
 		return err
 	}
-	return u.doors(h)
+	endpoints, err := h.ReadEndpoints()
+	if err != nil {
+		return err
+	}
+	// What the daemon said of itself may be long ago.
+	if err := knock(ctx, h, endpoints[home.REST]); err != nil {
+		return fmt.Errorf("orlopd (process %d) runs, but its REST door https://%s does not answer: %w; see the end of %s, or start it anew with orlop down and orlop up",
+			running.PID, endpoints[home.REST], err, h.DaemonLog())
+	}
+	return u.doors(h, endpoints)
 }
 
 func (u up) start(ctx context.Context, h home.Home) (*daemon.Process, error) {
@@ -134,11 +143,7 @@ func (u up) show(s home.Step) {
 }
 
 // doors tells where one comes in.
-func (u up) doors(h home.Home) error {
-	endpoints, err := h.ReadEndpoints()
-	if err != nil {
-		return err
-	}
+func (u up) doors(h home.Home, endpoints home.Endpoints) error {
 	status, err := h.ReadStatus()
 	if err != nil {
 		return err
