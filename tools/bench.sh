@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 
 export CGO_ENABLED=0
 mapfile -t all < <(go list -m -f '{{.Dir}}/...' | grep -v '/gen/\.\.\.$')
-go test -tags containers_image_openpgp -run '^$' -bench . -benchmem "${all[@]}"
+go test -tags containers_image_openpgp -timeout 2h -run '^$' -bench . -benchmem "${all[@]}"

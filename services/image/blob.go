@@ -22,3 +22,11 @@ func BlobsIn(dir string) func(digest string) (path string, ok bool) {
 		return path, err == nil && info.Mode().IsRegular()
 	}
 }
+
+// UploadsIn finds uploads in such a directory, for Options.UploadDir, where it is
+// this process's to write.
+func UploadsIn(dir string) func(repository, id string) (path string) {
+	return func(repository, id string) string {
+		return filepath.Join(dir, "docker", "registry", "v2", "repositories", filepath.FromSlash(repository), "_uploads", id)
+	}
+}

@@ -33,6 +33,7 @@ type overview struct {
 	Guests     int    `json:"guests"`
 	// DiskBytes are the bytes on disk by what they are for.
 	DiskBytes map[string]int64 `json:"diskBytes"`
+	DVCR      dvcrView         `json:"dvcr"`
 }
 
 type nodeView struct {
@@ -99,10 +100,8 @@ func (c *client) look(ctx context.Context) (overview, error) {
 	if o.Guests, err = guests(h); err != nil {
 		return o, err
 	}
-	for name, dir := range map[string]string{"etcd": h.Etcd(), "images": h.Registry(), "disks": h.Disks(), "logs": h.Logs()} {
-		if o.DiskBytes[name], err = usage(dir); err != nil {
-			return o, err
-		}
+	if err := o.measure(h); err != nil {
+		return o, err
 	}
 	if !o.Running {
 		return o, nil
@@ -114,6 +113,18 @@ func (c *client) look(ctx context.Context) (overview, error) {
 		o.NodesError = err.Error()
 	}
 	return o, nil
+}
+
+// measure finds what is on disk.
+func (o *overview) measure(h home.Home) (err error) {
+	for name, dir := range map[string]string{"etcd": h.Etcd(), "disks": h.Disks(), "logs": h.Logs()} {
+		if o.DiskBytes[name], err = usage(dir); err != nil {
+			return err
+		}
+	}
+	o.DVCR, err = lookAtDVCR(h.Registry())
+	o.DiskBytes["images"] = o.DVCR.UsedBytes
+	return err
 }
 
 func guests(h home.Home) (int, error) {
@@ -163,6 +174,7 @@ func (o overview) print(out io.Writer) error {
 		o.printRunning(row)
 	}
 	row("guests", "%d", o.Guests)
+	row("DVCR", "%d images, %.1f MiB used, %.1f GiB free", o.DVCR.Images, float64(o.DVCR.UsedBytes)/(1<<20), float64(o.DVCR.FreeBytes)/(1<<30))
 	for _, name := range slices.Sorted(maps.Keys(o.DiskBytes)) {
 		row("disk: "+name, "%.1f MiB", float64(o.DiskBytes[name])/(1<<20))
 	}

@@ -1,8 +1,8 @@
 // Package registry runs DVCR, the registry of disk images, inside this process:
 // the CNCF distribution registry with its files on this machine.
 //
-// It owns a directory, a random credential and an HTTPS server. It must not
-// know what is in the images.
+// It owns a directory, a random credential, an HTTPS server, and the collector of
+// what nobody needs there. It must not know what is in the images.
 package registry
 
 import (
@@ -16,13 +16,17 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
 	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd" // basic authentication
 	"github.com/distribution/distribution/v3/registry/handlers"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // the storage
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
+
+	"orlop.dev/deploy/local/internal/registry/garbage"
 )
 
 const (
@@ -38,14 +42,18 @@ type Options struct {
 	// Dir has blobs, manifests and the credential. It is made if missing.
 	Dir string
 	// TLS has the server's certificate.
-	TLS    *tls.Config
-	Logger *slog.Logger
+	TLS *tls.Config
+	// Metrics is where counters are registered; nil for nowhere.
+	Metrics prometheus.Registerer
+	Logger  *slog.Logger
 }
 
 // Registry is DVCR on this machine.
 type Registry struct {
 	options    Options
 	credential Credential
+	collector  *garbage.Collector
+	handler    http.Handler
 }
 
 // New makes what is missing in the directory. Run serves. Idempotent; what a
@@ -58,7 +66,17 @@ func New(o Options) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the registry's credential: %w", err)
 	}
-	return &Registry{options: o, credential: credential}, nil
+	collector, err := garbage.New(garbage.Options{
+		Dir: storage(o.Dir), Trash: filepath.Join(o.Dir, "trash"), Metrics: o.Metrics, Logger: o.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	silence()
+	r := &Registry{options: o, credential: credential, collector: collector}
+	// With its purge of uploads off, the application does nothing by itself.
+	r.handler = collector.Guard(handlers.NewApp(context.Background(), r.configuration()))
+	return r, nil
 }
 
 // Credential is what clients log in with.
@@ -67,16 +85,16 @@ func (r *Registry) Credential() Credential { return r.credential }
 // Dir is where the data of images is.
 func (r *Registry) Dir() string { return storage(r.options.Dir) }
 
-// Run serves on the listener, which it closes, until ctx ends; uploads under way
+// Run collects garbage and serves on the listener, which it closes, until ctx ends; uploads under way
 // get some time to finish. The storage is this process's alone meanwhile.
 func (r *Registry) Run(ctx context.Context, listener net.Listener) error {
-	silence()
-	// The registry's own work, such as purging old uploads, outlasts the last
-	// request but not Run.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var collecting sync.WaitGroup
+	defer collecting.Wait()
 	defer stop()
+	collecting.Go(func() { r.collector.Run(work) })
 	server := &http.Server{
-		Handler: handlers.NewApp(work, r.configuration()), TLSConfig: r.options.TLS,
+		Handler: r.handler, TLSConfig: r.options.TLS,
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
 		ErrorLog: slog.NewLogLogger(r.options.Logger.Handler(), slog.LevelDebug),
 	}
@@ -105,7 +123,8 @@ func (r *Registry) configuration() *configuration.Configuration {
 			"filesystem": configuration.Parameters{"rootdirectory": r.Dir()},
 			"delete":     configuration.Parameters{"enabled": true},
 			"maintenance": configuration.Parameters{
-				"uploadpurging": map[any]any{"enabled": true, "age": "168h", "interval": "24h", "dryrun": false},
+				// The collector does that, and knows which uploads are at work.
+				"uploadpurging": map[any]any{"enabled": false},
 			},
 		},
 		Auth: configuration.Auth{"htpasswd": configuration.Parameters{"realm": "dvcr", "path": passwordFile(r.options.Dir)}},

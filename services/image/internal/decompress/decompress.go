@@ -29,6 +29,7 @@ const (
 // Compression is the name of a compression format.
 type Compression string
 
+// The formats; None is data as it is.
 const (
 	None Compression = ""
 	Gzip Compression = "gzip"

@@ -20,6 +20,7 @@ import (
 // but for ISO.
 type Format string
 
+// The formats.
 const (
 	QCOW2 Format = "qcow2"
 	VMDK  Format = "vmdk"

@@ -3,6 +3,7 @@ package diskimage_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -226,7 +227,7 @@ func TestInspectStopsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := diskimage.Inspect(ctx, bytes.NewReader(image), int64(len(image)), diskimage.Limits{}); err != context.Canceled {
+	if _, err := diskimage.Inspect(ctx, bytes.NewReader(image), int64(len(image)), diskimage.Limits{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }

@@ -95,7 +95,7 @@ func (c *clusterCheck) l2(cluster uint64, b []byte) error {
 	if entry&qcow2Compressed != 0 {
 		return c.compressed(cluster, entry)
 	}
-	reserved := uint64(qcow2L2Reserved)
+	reserved := qcow2L2Reserved
 	if c.h.version == 2 || c.h.extendedL2() {
 		reserved |= qcow2ZeroCluster
 	}

@@ -32,6 +32,7 @@ const (
 
 	annotationVirtualBytes = "dev.orlop.disk.virtual-bytes"
 	annotationCDROM        = "dev.orlop.disk.cdrom"
+	annotationSourceUID    = "dev.orlop.disk.source-uid"
 )
 
 // Artifact is an image in the registry.
@@ -43,6 +44,9 @@ type Artifact struct {
 	VirtualBytes int64
 	// CDROM is set for images that a guest sees as an optical disc.
 	CDROM bool
+	// SourceUID is of the object that the image was made from, empty where it was
+	// none.
+	SourceUID string
 }
 
 // MediaType returns the type of the artifact's layer.
@@ -50,6 +54,13 @@ func (a Artifact) MediaType() string { return LayerTypePrefix + a.Format }
 
 // manifest is the artifact's document. The same artifact gives the same bytes.
 func (a Artifact) manifest() ([]byte, error) {
+	annotations := map[string]string{
+		annotationVirtualBytes: strconv.FormatInt(a.VirtualBytes, 10),
+		annotationCDROM:        strconv.FormatBool(a.CDROM),
+	}
+	if a.SourceUID != "" {
+		annotations[annotationSourceUID] = a.SourceUID
+	}
 	empty := v1.DescriptorEmptyJSON
 	empty.Data = nil // the blob is there; some readers don't know inline data
 	return json.Marshal(v1.Manifest{
@@ -58,13 +69,10 @@ func (a Artifact) manifest() ([]byte, error) {
 		ArtifactType: ArtifactType,
 		Config:       empty,
 		Layers: []v1.Descriptor{{
-			MediaType: a.MediaType(),
-			Digest:    a.Disk.Digest,
-			Size:      a.Disk.Size,
-			Annotations: map[string]string{
-				annotationVirtualBytes: strconv.FormatInt(a.VirtualBytes, 10),
-				annotationCDROM:        strconv.FormatBool(a.CDROM),
-			},
+			MediaType:   a.MediaType(),
+			Digest:      a.Disk.Digest,
+			Size:        a.Disk.Size,
+			Annotations: annotations,
 		}},
 	})
 }
@@ -88,6 +96,7 @@ func parseArtifact(text []byte) (Artifact, error) {
 		Format:       format,
 		VirtualBytes: virtual,
 		CDROM:        layer.Annotations[annotationCDROM] == "true",
+		SourceUID:    layer.Annotations[annotationSourceUID],
 	}, nil
 }
 

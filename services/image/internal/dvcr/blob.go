@@ -15,27 +15,27 @@ import (
 
 // HasBlob reports whether the blob is in the repository.
 func (p *Repository) HasBlob(ctx context.Context, d digest.Digest) (bool, error) {
-	response, err := p.call(ctx, http.MethodHead, p.url("blobs/"+d.String(), nil), http.StatusOK, http.StatusNotFound)
+	said, err := p.call(ctx, http.MethodHead, p.url("blobs/"+d.String(), nil), http.StatusOK, http.StatusNotFound)
 	if err != nil {
 		return false, err
 	}
-	return response.StatusCode == http.StatusOK, nil
+	return said.status == http.StatusOK, nil
 }
 
 // Mount makes a blob of another repository one of this one's, moving no data.
 // ReasonNotFound says that the other repository has no such blob.
 func (p *Repository) Mount(ctx context.Context, from *Repository, d digest.Digest) error {
 	query := url.Values{"mount": {d.String()}, "from": {from.name}}
-	response, err := p.call(ctx, http.MethodPost, p.url("blobs/uploads/", query), http.StatusCreated, http.StatusAccepted)
+	said, err := p.call(ctx, http.MethodPost, p.url("blobs/uploads/", query), http.StatusCreated, http.StatusAccepted)
 	if err != nil {
 		return err
 	}
-	if response.StatusCode == http.StatusCreated {
+	if said.status == http.StatusCreated {
 		return nil
 	}
 	// The registry began an upload instead.
 	u := &Upload{repository: p}
-	if err := u.move(response); err != nil {
+	if err := u.move(said); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -43,8 +43,18 @@ func (p *Repository) Mount(ctx context.Context, from *Repository, d digest.Diges
 		u.Cancel(ctx))
 }
 
-// Open returns a reader of a blob by ranged requests, one for each ReadAt. ctx
-// bounds all of them. It doesn't connect.
+// Release says that a blob isn't wanted in the repository for now, so that a
+// collector needn't wait for a manifest that names it. It must not be in use by
+// an artifact there. One that isn't there is no error.
+func (p *Repository) Release(ctx context.Context, d digest.Digest) error {
+	_, err := p.call(ctx, http.MethodDelete, p.url("blobs/"+d.String(), nil),
+		http.StatusAccepted, http.StatusNotFound, http.StatusMethodNotAllowed)
+	return err
+}
+
+// Open returns a reader of a blob: of its file where the registry's are on this
+// machine, else by ranged requests, one for each ReadAt. ctx bounds all of them.
+// It doesn't connect.
 func (p *Repository) Open(ctx context.Context, b Blob) io.ReaderAt {
 	return &blobReader{ctx: ctx, repository: p, blob: b}
 }
@@ -64,7 +74,10 @@ func (b *blobReader) ReadAt(buf []byte, offset int64) (int, error) {
 	if len(want) == 0 {
 		return 0, nil
 	}
-	n, err := b.fetch(want, offset)
+	n, here, err := b.readLocal(want, offset)
+	if !here {
+		n, err = b.fetch(want, offset)
+	}
 	if err == nil && n < len(buf) {
 		err = io.EOF
 	}

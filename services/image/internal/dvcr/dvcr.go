@@ -69,6 +69,13 @@ type Options struct {
 	CertDir string
 	// Username and Password are for basic authentication; empty means none.
 	Username, Password string
+	// UploadDir finds the folder of an upload, and BlobPath the file of a blob by
+	// its digest, where the registry's storage (that of the CNCF distribution's
+	// filesystem driver) is on this machine. Bytes then go into and come out of
+	// files; the registry itself still begins, commits and names what it has. Nil
+	// where they go by requests.
+	UploadDir func(repository, id string) string
+	BlobPath  func(digest string) (path string, ok bool)
 }
 
 // Registry is a client of one registry. It is safe for concurrent use.
@@ -195,14 +202,22 @@ func (p *Repository) url(path string, query url.Values) string {
 // absolute is the URL of a location, which is a path and a query.
 func (r *Registry) absolute(location string) string { return r.base.String() + location }
 
+// answer is what a response says besides its body.
+type answer struct {
+	status int
+	header http.Header
+	// location is the next request's, nil where none is named.
+	location *url.URL
+}
+
 // call sends a request that moves little data, and returns an answer of one of
-// the statuses in want, its body read and closed.
-func (p *Repository) call(ctx context.Context, method, target string, want ...int) (*http.Response, error) {
+// the statuses in want.
+func (p *Repository) call(ctx context.Context, method, target string, want ...int) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, shortWait)
 	defer cancel()
 	request, err := p.registry.request(ctx, method, target, nil)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	return p.registry.do(request, want...)
 }
@@ -223,19 +238,20 @@ func (r *Registry) request(ctx context.Context, method, target string, body io.R
 }
 
 // do sends a request whose answer has no body worth keeping.
-func (r *Registry) do(request *http.Request, want ...int) (*http.Response, error) {
+func (r *Registry) do(request *http.Request, want ...int) (answer, error) {
 	response, err := r.client.Do(request)
 	if err != nil {
-		return nil, unreachable(request.Context(), err)
+		return answer{}, unreachable(request.Context(), err)
 	}
 	defer response.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBytes))
 	for _, status := range want {
 		if response.StatusCode == status {
-			return response, nil
+			location, _ := response.Location() // the error says that there is none
+			return answer{status: status, header: response.Header, location: location}, nil
 		}
 	}
-	return nil, refusal(response.StatusCode, text)
+	return answer{}, refusal(response.StatusCode, text)
 }
 
 // unreachable classifies an error of the transport. The caller's own end is

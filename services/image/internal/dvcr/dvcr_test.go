@@ -40,6 +40,14 @@ func push(ctx context.Context, u *dvcr.Upload, r io.Reader) (dvcr.Blob, error) {
 	}
 }
 
+// bothWays runs a test with bytes in requests and with bytes in files.
+func bothWays(t *testing.T, test func(t *testing.T, local bool)) {
+	t.Helper()
+	for name, local := range map[string]bool{"by requests": false, "by files": true} {
+		t.Run(name, func(t *testing.T) { test(t, local) })
+	}
+}
+
 func start(t *testing.T, p *dvcr.Repository) *dvcr.Upload {
 	t.Helper()
 	u, err := p.Start(t.Context())
@@ -62,9 +70,11 @@ func holds(t *testing.T, p *dvcr.Repository, b dvcr.Blob, data []byte) {
 }
 
 func TestImageComesBackAsItWentIn(t *testing.T) {
-	for name, secure := range map[string]bool{"plain": false, "TLS and password": true} {
+	for name, options := range map[string]dvcrtest.Options{
+		"plain": {}, "TLS and password": {Secure: true}, "by files": {Secure: true, Local: true},
+	} {
 		t.Run(name, func(t *testing.T) {
-			p := dvcrtest.Start(t, dvcrtest.Options{Secure: secure}).Repository(t, "vi/default/ubuntu")
+			p := dvcrtest.Start(t, options).Repository(t, "vi/default/ubuntu")
 			data := content(3*chunk + 17)
 			blob, err := push(t.Context(), start(t, p), bytes.NewReader(data))
 			if err != nil {
@@ -88,70 +98,76 @@ func TestImageComesBackAsItWentIn(t *testing.T) {
 }
 
 func TestUploadOfAnySize(t *testing.T) {
-	p := dvcrtest.Start(t, dvcrtest.Options{}).Repository(t, "a/b")
-	for _, size := range []int{0, 1, 2, chunk - 1, chunk, chunk + 1, 2 * chunk} {
-		data := content(size)
-		blob, err := push(t.Context(), start(t, p), iotest.HalfReader(bytes.NewReader(data)))
-		if err != nil {
-			t.Fatalf("%d bytes: %v", size, err)
+	bothWays(t, func(t *testing.T, local bool) {
+		p := dvcrtest.Start(t, dvcrtest.Options{Local: local}).Repository(t, "a/b")
+		for _, size := range []int{0, 1, 2, chunk - 1, chunk, chunk + 1, 2 * chunk} {
+			data := content(size)
+			blob, err := push(t.Context(), start(t, p), iotest.HalfReader(bytes.NewReader(data)))
+			if err != nil {
+				t.Fatalf("%d bytes: %v", size, err)
+			}
+			holds(t, p, blob, data)
 		}
-		holds(t, p, blob, data)
-	}
+	})
 }
 
 // TestUploadSurvivesItsProcess also with another process of the registry.
 func TestUploadSurvivesItsProcess(t *testing.T) {
-	first := dvcrtest.Start(t, dvcrtest.Options{})
-	p := first.Repository(t, "a/b")
-	data := content(5 * chunk)
-	u := start(t, p)
-	if err := u.Append(t.Context(), bytes.NewReader(data), 2*chunk); err != nil {
-		t.Fatal(err)
-	}
-	checkpoint, err := u.Checkpoint()
-	if err != nil {
-		t.Fatal(err)
-	}
-	saved, err := json.Marshal(checkpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
+	bothWays(t, func(t *testing.T, local bool) {
+		first := dvcrtest.Start(t, dvcrtest.Options{Local: local})
+		p := first.Repository(t, "a/b")
+		data := content(5 * chunk)
+		u := start(t, p)
+		if err := u.Append(t.Context(), bytes.NewReader(data), 2*chunk); err != nil {
+			t.Fatal(err)
+		}
+		checkpoint, err := u.Checkpoint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved, err := json.Marshal(checkpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
 
-	second := dvcrtest.Start(t, dvcrtest.Options{Root: first.Root}).Repository(t, "a/b")
-	var c dvcr.Checkpoint
-	if err := json.Unmarshal(saved, &c); err != nil {
-		t.Fatal(err)
-	}
-	u, err = second.Resume(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	blob, err := push(t.Context(), u, bytes.NewReader(data[u.Offset():]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	holds(t, second, blob, data)
+		second := dvcrtest.Start(t, dvcrtest.Options{Root: first.Root, Local: local}).Repository(t, "a/b")
+		var c dvcr.Checkpoint
+		if err := json.Unmarshal(saved, &c); err != nil {
+			t.Fatal(err)
+		}
+		u, err = second.Resume(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blob, err := push(t.Context(), u, bytes.NewReader(data[u.Offset():]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		holds(t, second, blob, data)
+	})
 }
 
 // TestUploadGoesOnAfterSourceBreaksInChunk: the registry then has more than the
 // checkpoint says.
 func TestUploadGoesOnAfterSourceBreaksInChunk(t *testing.T) {
-	p := dvcrtest.Start(t, dvcrtest.Options{}).Repository(t, "a/b")
-	data := content(4 * chunk)
-	broken := errors.New("broken")
-	u := start(t, p)
-	if err := u.Append(t.Context(), bytes.NewReader(data), chunk); err != nil {
-		t.Fatal(err)
-	}
-	c, err := u.Checkpoint()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := io.MultiReader(bytes.NewReader(data[chunk:3*chunk]), iotest.ErrReader(broken))
-	if err := u.Append(t.Context(), r, 3*chunk); !errors.Is(err, broken) {
-		t.Fatalf("got %v, want %v", err, broken)
-	}
-	holds(t, p, resume(t, p, c, data), data)
+	bothWays(t, func(t *testing.T, local bool) {
+		p := dvcrtest.Start(t, dvcrtest.Options{Local: local}).Repository(t, "a/b")
+		data := content(4 * chunk)
+		broken := errors.New("broken")
+		u := start(t, p)
+		if err := u.Append(t.Context(), bytes.NewReader(data), chunk); err != nil {
+			t.Fatal(err)
+		}
+		c, err := u.Checkpoint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := io.MultiReader(bytes.NewReader(data[chunk:3*chunk]), iotest.ErrReader(broken))
+		if err := u.Append(t.Context(), r, 3*chunk); !errors.Is(err, broken) {
+			t.Fatalf("got %v, want %v", err, broken)
+		}
+		holds(t, p, resume(t, p, c, data), data)
+	})
 }
 
 // resume goes on from c until the blob is there. A request that broke off may
@@ -219,33 +235,35 @@ func (d discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d discard) WriteHeader(int)             {}
 
 func TestResumeOfLostUpload(t *testing.T) {
-	p := dvcrtest.Start(t, dvcrtest.Options{}).Repository(t, "a/b")
-	u := start(t, p)
-	if err := u.Append(t.Context(), bytes.NewReader(content(chunk)), chunk); err != nil {
-		t.Fatal(err)
-	}
-	c, err := u.Checkpoint()
-	if err != nil {
-		t.Fatal(err)
-	}
-	more := c
-	more.Offset++
-	bad := c
-	bad.HashState = []byte("no hash")
-	for name, c := range map[string]dvcr.Checkpoint{"registry has less": more, "no hash": bad} {
-		if _, err := p.Resume(t.Context(), c); failure.ReasonOf(err) != dvcr.ReasonUploadLost {
-			t.Errorf("%s: got %v, want %s", name, err, dvcr.ReasonUploadLost)
+	bothWays(t, func(t *testing.T, local bool) {
+		p := dvcrtest.Start(t, dvcrtest.Options{Local: local}).Repository(t, "a/b")
+		u := start(t, p)
+		if err := u.Append(t.Context(), bytes.NewReader(content(chunk)), chunk); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if err := u.Cancel(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Cancel(t.Context(), c); err != nil {
-		t.Errorf("cancelled twice: %v", err)
-	}
-	if _, err := p.Resume(t.Context(), c); failure.ReasonOf(err) != dvcr.ReasonUploadLost {
-		t.Errorf("cancelled: got %v, want %s", err, dvcr.ReasonUploadLost)
-	}
+		c, err := u.Checkpoint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		more := c
+		more.Offset++
+		bad := c
+		bad.HashState = []byte("no hash")
+		for name, c := range map[string]dvcr.Checkpoint{"registry has less": more, "no hash": bad} {
+			if _, err := p.Resume(t.Context(), c); failure.ReasonOf(err) != dvcr.ReasonUploadLost {
+				t.Errorf("%s: got %v, want %s", name, err, dvcr.ReasonUploadLost)
+			}
+		}
+		if err := u.Cancel(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Cancel(t.Context(), c); err != nil {
+			t.Errorf("cancelled twice: %v", err)
+		}
+		if _, err := p.Resume(t.Context(), c); failure.ReasonOf(err) != dvcr.ReasonUploadLost {
+			t.Errorf("cancelled: got %v, want %s", err, dvcr.ReasonUploadLost)
+		}
+	})
 }
 
 func TestMountMovesNoData(t *testing.T) {

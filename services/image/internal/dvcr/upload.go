@@ -52,12 +52,12 @@ type Upload struct {
 
 // Start begins an upload.
 func (p *Repository) Start(ctx context.Context) (*Upload, error) {
-	response, err := p.call(ctx, http.MethodPost, p.url("blobs/uploads/", nil), http.StatusAccepted)
+	said, err := p.call(ctx, http.MethodPost, p.url("blobs/uploads/", nil), http.StatusAccepted)
 	if err != nil {
 		return nil, err
 	}
 	u := &Upload{repository: p, hash: sha256.New()}
-	return u, u.move(response)
+	return u, u.move(said)
 }
 
 // Resume goes on with an upload. ReasonUploadLost says that the registry has it
@@ -67,22 +67,28 @@ func (p *Repository) Resume(ctx context.Context, c Checkpoint) (*Upload, error) 
 	if err := u.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(c.HashState); err != nil {
 		return nil, lost("its checkpoint can't be read")
 	}
-	response, err := p.call(ctx, http.MethodGet, p.registry.absolute(c.Location), http.StatusNoContent)
+	said, err := p.call(ctx, http.MethodGet, p.registry.absolute(c.Location), http.StatusNoContent)
 	if reason := failure.ReasonOf(err); reason == ReasonNotFound || reason == ReasonRefused {
 		return nil, lost(err.Error())
 	}
 	if err != nil {
 		return nil, err
 	}
-	has, err := received(response)
+	has, err := received(said)
 	if err != nil {
 		return nil, err
 	}
 	if has < c.Offset {
 		return nil, lost(fmt.Sprintf("it has %d bytes of %d", has, c.Offset))
 	}
+	if err := u.move(said); err != nil {
+		return nil, err
+	}
+	if dir := u.folder(); dir != "" {
+		return u, rewind(dir, c.Offset)
+	}
 	u.ahead = has - c.Offset
-	return u, u.move(response)
+	return u, nil
 }
 
 func lost(why string) error {
@@ -91,8 +97,8 @@ func lost(why string) error {
 
 // received reads the range of an answer, the last byte of which is inclusive.
 // "0-0" stands for nothing, too; that one byte can be sent again.
-func received(response *http.Response) (int64, error) {
-	_, last, _ := strings.Cut(response.Header.Get("Range"), "-")
+func received(said answer) (int64, error) {
+	_, last, _ := strings.Cut(said.header.Get("Range"), "-")
 	n, err := strconv.ParseInt(last, 10, 64)
 	if err != nil || n < 0 {
 		return 0, failure.Temporaryf(ReasonRefused, nil, "the registry doesn't say how much it has")
@@ -104,15 +110,14 @@ func received(response *http.Response) (int64, error) {
 }
 
 // move takes the location that an answer names for the next request.
-func (u *Upload) move(response *http.Response) error {
-	location, err := response.Location()
-	if err != nil {
+func (u *Upload) move(said answer) error {
+	if said.location == nil {
 		return failure.Temporaryf(ReasonRefused, nil, "the registry named no location for the upload")
 	}
 	// Without the server, which may be elsewhere after a restart.
-	u.location = location.RequestURI()
-	if location.Host != u.repository.registry.base.Host {
-		return failure.Temporaryf(ReasonRefused, nil, "the registry points to another server, %s", location.Host)
+	u.location = said.location.RequestURI()
+	if said.location.Host != u.repository.registry.base.Host {
+		return failure.Temporaryf(ReasonRefused, nil, "the registry points to another server, %s", said.location.Host)
 	}
 	return nil
 }
@@ -130,13 +135,21 @@ func (u *Upload) Checkpoint() (Checkpoint, error) {
 	return Checkpoint{Location: u.location, Offset: u.offset, HashState: state}, nil
 }
 
-// Append sends at most n bytes of r in one request and returns when the
-// registry has them on disk. It returns io.EOF when r has ended. Errors of r
+// Append moves at most n bytes of r into the upload and returns when they are on
+// the registry's disk. It returns io.EOF when r has ended. Errors of r
 // pass as they are.
 func (u *Upload) Append(ctx context.Context, r io.Reader, n int64) error {
 	if err := u.catchUp(r); err != nil {
 		return err
 	}
+	if dir := u.folder(); dir != "" {
+		return u.write(ctx, dir, r, n)
+	}
+	return u.send(ctx, r, n)
+}
+
+// send is Append by a request.
+func (u *Upload) send(ctx context.Context, r io.Reader, n int64) error {
 	first := make([]byte, 32<<10)
 	got, err := io.ReadAtLeast(r, first[:min(n, int64(len(first)))], 1)
 	if got == 0 {
@@ -145,7 +158,7 @@ func (u *Upload) Append(ctx context.Context, r io.Reader, n int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	body := &uploadBody{first: first[:got], r: io.LimitReader(r, n-int64(got)), hash: u.hash, cancel: cancel}
-	response, err := u.patch(ctx, body)
+	said, err := u.patch(ctx, body)
 	sent, ended := body.finish()
 	if body.err != nil {
 		return body.err
@@ -153,7 +166,7 @@ func (u *Upload) Append(ctx context.Context, r io.Reader, n int64) error {
 	if err != nil {
 		return err
 	}
-	has, err := received(response)
+	has, err := received(said)
 	if err != nil {
 		return err
 	}
@@ -161,7 +174,7 @@ func (u *Upload) Append(ctx context.Context, r io.Reader, n int64) error {
 		return failure.Temporaryf(ReasonRefused, nil, "the registry has %d bytes of the %d sent", has, u.offset+sent)
 	}
 	u.offset += sent
-	if err := u.move(response); err != nil {
+	if err := u.move(said); err != nil {
 		return err
 	}
 	if ended && sent < n {
@@ -181,19 +194,19 @@ func (u *Upload) catchUp(r io.Reader) error {
 	return err
 }
 
-func (u *Upload) patch(ctx context.Context, body *uploadBody) (*http.Response, error) {
+func (u *Upload) patch(ctx context.Context, body *uploadBody) (answer, error) {
 	request, err := u.repository.registry.request(ctx, http.MethodPatch, u.repository.registry.absolute(u.location), body)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	// Unknown length: chunked encoding, and the registry holds the offset
 	// against the one in the location's token.
 	request.Header.Set("Content-Type", "application/octet-stream")
-	response, err := u.repository.registry.do(request, http.StatusAccepted)
+	said, err := u.repository.registry.do(request, http.StatusAccepted)
 	if err != nil && body.stalled.Load() {
-		return nil, failure.Temporaryf(ReasonUnavailable, nil, "the registry took nothing for %v", stallWait)
+		return answer{}, failure.Temporaryf(ReasonUnavailable, nil, "the registry took nothing for %v", stallWait)
 	}
-	return response, err
+	return said, err
 }
 
 // Digest returns what Commit will name the blob.
@@ -203,6 +216,11 @@ func (u *Upload) Digest() digest.Digest { return digest.NewDigest(digest.SHA256,
 // registry's garbage collection finds no manifest that names it.
 func (u *Upload) Commit(ctx context.Context) (Blob, error) {
 	blob := Blob{Digest: u.Digest(), Size: u.offset}
+	if dir := u.folder(); dir != "" {
+		if err := u.present(ctx, dir); err != nil {
+			return Blob{}, err
+		}
+	}
 	target, err := url.Parse(u.repository.registry.absolute(u.location))
 	if err != nil {
 		return Blob{}, failure.Temporaryf(ReasonRefused, nil, "the registry gave a location that can't be requested")
@@ -229,14 +247,20 @@ func (u *Upload) Cancel(ctx context.Context) error {
 // Cancel drops the upload of a checkpoint; one that is gone already is no error.
 // The registry deletes only at its present offset, so that is asked first.
 func (p *Repository) Cancel(ctx context.Context, c Checkpoint) error {
-	response, err := p.call(ctx, http.MethodGet, p.registry.absolute(c.Location), http.StatusNoContent, http.StatusNotFound)
-	if err != nil || response.StatusCode == http.StatusNotFound {
+	u := &Upload{repository: p, location: c.Location}
+	if dir := u.folder(); dir != "" {
+		// Where no space is left the registry can't even answer.
+		if err := rewind(dir, 0); err != nil && failure.ReasonOf(err) != ReasonUploadLost {
+			return err
+		}
+	}
+	said, err := p.call(ctx, http.MethodGet, p.registry.absolute(c.Location), http.StatusNoContent, http.StatusNotFound)
+	if err != nil || said.status == http.StatusNotFound {
 		return err
 	}
-	now, err := response.Location()
-	if err != nil {
+	if said.location == nil {
 		return failure.Temporaryf(ReasonRefused, nil, "the registry named no location for the upload")
 	}
-	_, err = p.call(ctx, http.MethodDelete, now.String(), http.StatusNoContent, http.StatusNotFound)
+	_, err = p.call(ctx, http.MethodDelete, said.location.String(), http.StatusNoContent, http.StatusNotFound)
 	return err
 }

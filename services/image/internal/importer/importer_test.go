@@ -143,6 +143,7 @@ func (c *cutting) Write(p []byte) (int, error) {
 
 // fixture is a registry, an importer and a file server.
 type fixture struct {
+	registry   *dvcrtest.Registry
 	repository *dvcr.Repository
 	importer   *importer.Importer
 	staging    string
@@ -152,10 +153,25 @@ type fixture struct {
 
 func newFixture(t testing.TB, data []byte, wrap func(http.Handler) http.Handler) *fixture {
 	t.Helper()
+	return newFixtureAt(t, data, dvcrtest.Options{Wrap: wrap})
+}
+
+// bothWays runs a test with a registry that is elsewhere and with one whose
+// files are here.
+func bothWays(t *testing.T, test func(t *testing.T, registry dvcrtest.Options)) {
+	t.Helper()
+	for name, local := range map[string]bool{"by requests": false, "by files": true} {
+		t.Run(name, func(t *testing.T) { test(t, dvcrtest.Options{Local: local}) })
+	}
+}
+
+func newFixtureAt(t testing.TB, data []byte, o dvcrtest.Options) *fixture {
+	t.Helper()
+	registry := dvcrtest.Start(t, o)
 	f := &fixture{
-		repository: dvcrtest.Start(t, dvcrtest.Options{Wrap: wrap}).Repository(t, "vi/default/test"),
-		staging:    t.TempDir(),
-		server:     &server{data: data, etag: `"v1"`},
+		registry: registry, repository: registry.Repository(t, "vi/default/test"),
+		staging: t.TempDir(),
+		server:  &server{data: data, etag: `"v1"`},
 	}
 	f.importer = importer.New(importer.Options{
 		StagingDir: f.staging, ChunkBytes: chunk, ProgressEvery: time.Nanosecond,
@@ -204,46 +220,48 @@ func sums(data []byte) importer.Checksum {
 
 func TestImportOfEachFormatAndCompression(t *testing.T) {
 	raw := rawDisk(t)
-	formats := map[diskimage.Format][]byte{
-		diskimage.Raw:   read(t, raw),
-		diskimage.QCOW2: converted(t, raw, "-O", "qcow2"),
-		diskimage.VMDK:  converted(t, raw, "-O", "vmdk", "-o", "subformat=streamOptimized"),
-		diskimage.VDI:   converted(t, raw, "-O", "vdi"),
-	}
-	tools := map[diskimage.Format][]string{
-		diskimage.Raw:   {"", "gzip", "xz", "zstd"},
-		diskimage.QCOW2: {"", "gzip", "xz"},
-		diskimage.VMDK:  {"", "gzip"},
-		diskimage.VDI:   {"", "zstd"},
-	}
-	for format, data := range formats {
-		for _, tool := range tools[format] {
-			t.Run(string(format)+" "+tool, func(t *testing.T) {
-				file := data
-				if tool != "" {
-					file = packed(t, data, tool)
-				}
-				f := newFixture(t, file, nil)
-				f.request.Checksum = sums(file)
-				var last importer.Progress
-				f.request.Progress = func(p importer.Progress) { last = p }
-				got, err := f.importer.Import(t.Context(), f.request)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got.VirtualBytes != diskBytes || got.SourceFormat != format || got.CDROM {
-					t.Errorf("got %+v", got)
-				}
-				if want := (importer.Progress{ReadBytes: int64(len(file)), TotalBytes: int64(len(file))}); last.ReadBytes != want.ReadBytes || last.TotalBytes != want.TotalBytes {
-					t.Errorf("last progress %+v, want %+v", last, want)
-				}
-				if format == diskimage.Raw && got.StoredBytes > 5<<20 {
-					t.Errorf("%d bytes stored for 3 MiB of data", got.StoredBytes)
-				}
-				f.holds(t, got, raw)
-			})
+	bothWays(t, func(t *testing.T, registry dvcrtest.Options) {
+		formats := map[diskimage.Format][]byte{
+			diskimage.Raw:   read(t, raw),
+			diskimage.QCOW2: converted(t, raw, "-O", "qcow2"),
+			diskimage.VMDK:  converted(t, raw, "-O", "vmdk", "-o", "subformat=streamOptimized"),
+			diskimage.VDI:   converted(t, raw, "-O", "vdi"),
 		}
-	}
+		tools := map[diskimage.Format][]string{
+			diskimage.Raw:   {"", "gzip", "xz", "zstd"},
+			diskimage.QCOW2: {"", "gzip", "xz"},
+			diskimage.VMDK:  {"", "gzip"},
+			diskimage.VDI:   {"", "zstd"},
+		}
+		for format, data := range formats {
+			for _, tool := range tools[format] {
+				t.Run(string(format)+" "+tool, func(t *testing.T) {
+					file := data
+					if tool != "" {
+						file = packed(t, data, tool)
+					}
+					f := newFixtureAt(t, file, registry)
+					f.request.Checksum = sums(file)
+					var last importer.Progress
+					f.request.Progress = func(p importer.Progress) { last = p }
+					got, err := f.importer.Import(t.Context(), f.request)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got.VirtualBytes != diskBytes || got.SourceFormat != format || got.CDROM {
+						t.Errorf("got %+v", got)
+					}
+					if want := (importer.Progress{ReadBytes: int64(len(file)), TotalBytes: int64(len(file))}); last.ReadBytes != want.ReadBytes || last.TotalBytes != want.TotalBytes {
+						t.Errorf("last progress %+v, want %+v", last, want)
+					}
+					if format == diskimage.Raw && got.StoredBytes > 5<<20 {
+						t.Errorf("%d bytes stored for 3 MiB of data", got.StoredBytes)
+					}
+					f.holds(t, got, raw)
+				})
+			}
+		}
+	})
 }
 
 func TestImportOfDisc(t *testing.T) {
@@ -335,116 +353,124 @@ func (s *store) Clear(context.Context) error {
 // TestImportGoesOnAfterEachKill ends the process at every checkpoint in turn.
 func TestImportGoesOnAfterEachKill(t *testing.T) {
 	raw := rawDisk(t)
-	for name, data := range map[string][]byte{"qcow2": converted(t, raw, "-O", "qcow2"), "raw": read(t, raw)} {
-		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, data, nil)
-			f.request.Checksum = sums(data)
-			s := &store{dies: func(importer.Checkpoint) bool { return true }}
-			f.request.Checkpoints = s
-			var got importer.Result
-			for {
-				before := s.saves
-				var err error
-				if got, err = f.importer.Import(t.Context(), f.request); err == nil {
-					break
+	bothWays(t, func(t *testing.T, registry dvcrtest.Options) {
+		for name, data := range map[string][]byte{"qcow2": converted(t, raw, "-O", "qcow2"), "raw": read(t, raw)} {
+			t.Run(name, func(t *testing.T) {
+				f := newFixtureAt(t, data, registry)
+				f.request.Checksum = sums(data)
+				s := &store{dies: func(importer.Checkpoint) bool { return true }}
+				f.request.Checkpoints = s
+				var got importer.Result
+				for {
+					before := s.saves
+					var err error
+					if got, err = f.importer.Import(t.Context(), f.request); err == nil {
+						break
+					}
+					if !errors.Is(err, errKilled) {
+						t.Fatal(err)
+					}
+					if before == 0 {
+						// The first save only names the upload: let it pass the
+						// next time.
+						s.dies = func(c importer.Checkpoint) bool { return c.Resumable }
+					}
+					if s.saves > 100 {
+						t.Fatal("no end")
+					}
 				}
-				if !errors.Is(err, errKilled) {
-					t.Fatal(err)
+				f.holds(t, got, raw)
+				if s.text != nil {
+					t.Error("the checkpoint is still there")
 				}
-				if before == 0 {
-					// The first save only names the upload: let it pass the
-					// next time.
-					s.dies = func(c importer.Checkpoint) bool { return c.Resumable }
+				// Each run reads ahead at most what the sockets hold.
+				if f.server.ranges.Load() < 2 {
+					t.Errorf("%d ranges asked for", f.server.ranges.Load())
 				}
-				if s.saves > 100 {
-					t.Fatal("no end")
-				}
-			}
-			f.holds(t, got, raw)
-			if s.text != nil {
-				t.Error("the checkpoint is still there")
-			}
-			// Each run reads ahead at most what the sockets hold.
-			if f.server.ranges.Load() < 2 {
-				t.Errorf("%d ranges asked for", f.server.ranges.Load())
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 func TestImportOfPackedStartsAgainAfterKill(t *testing.T) {
 	raw := rawDisk(t)
-	f := newFixture(t, packed(t, converted(t, raw, "-O", "qcow2"), "gzip"), nil)
-	s := &store{dies: func(importer.Checkpoint) bool { return true }}
-	f.request.Checkpoints = s
-	if _, err := f.importer.Import(t.Context(), f.request); !errors.Is(err, errKilled) {
-		t.Fatal(err)
-	}
-	s.dies = nil
-	got, err := f.importer.Import(t.Context(), f.request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.holds(t, got, raw)
+	bothWays(t, func(t *testing.T, registry dvcrtest.Options) {
+		f := newFixtureAt(t, packed(t, converted(t, raw, "-O", "qcow2"), "gzip"), registry)
+		s := &store{dies: func(importer.Checkpoint) bool { return true }}
+		f.request.Checkpoints = s
+		if _, err := f.importer.Import(t.Context(), f.request); !errors.Is(err, errKilled) {
+			t.Fatal(err)
+		}
+		s.dies = nil
+		got, err := f.importer.Import(t.Context(), f.request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.holds(t, got, raw)
+	})
 }
 
 func TestImportBeginsAnewWhenSourceChangedMeanwhile(t *testing.T) {
 	raw := rawDisk(t)
-	data := converted(t, raw, "-O", "qcow2")
-	for _, lost := range []string{"source", "upload", "staging"} {
-		t.Run(lost, func(t *testing.T) {
-			file := data
-			if lost == "staging" {
-				file = read(t, raw)
-			}
-			f := newFixture(t, file, nil)
-			s := &store{dies: func(c importer.Checkpoint) bool { return c.Offset > 1<<20 }}
-			f.request.Checkpoints = s
-			if _, err := f.importer.Import(t.Context(), f.request); !errors.Is(err, errKilled) {
-				t.Fatal(err)
-			}
-			s.dies = nil
-			switch lost {
-			case "source":
-				f.server.etag = `"v2"`
-			case "upload":
-				c, _ := s.Load(t.Context())
-				if err := f.repository.Cancel(t.Context(), *c.Upload); err != nil {
+	bothWays(t, func(t *testing.T, registry dvcrtest.Options) {
+		data := converted(t, raw, "-O", "qcow2")
+		for _, lost := range []string{"source", "upload", "staging"} {
+			t.Run(lost, func(t *testing.T) {
+				file := data
+				if lost == "staging" {
+					file = read(t, raw)
+				}
+				f := newFixtureAt(t, file, registry)
+				s := &store{dies: func(c importer.Checkpoint) bool { return c.Offset > 1<<20 }}
+				f.request.Checkpoints = s
+				if _, err := f.importer.Import(t.Context(), f.request); !errors.Is(err, errKilled) {
 					t.Fatal(err)
 				}
-			case "staging":
-				if err := os.Remove(filepath.Join(f.staging, "uid.qcow2")); err != nil {
+				s.dies = nil
+				switch lost {
+				case "source":
+					f.server.etag = `"v2"`
+				case "upload":
+					c, _ := s.Load(t.Context())
+					if err := f.repository.Cancel(t.Context(), *c.Upload); err != nil {
+						t.Fatal(err)
+					}
+				case "staging":
+					if err := os.Remove(filepath.Join(f.staging, "uid.qcow2")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				got, err := f.importer.Import(t.Context(), f.request)
+				if err != nil {
 					t.Fatal(err)
 				}
-			}
-			got, err := f.importer.Import(t.Context(), f.request)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.holds(t, got, raw)
-		})
-	}
+				f.holds(t, got, raw)
+			})
+		}
+	})
 }
 
 func TestImportOutlastsBrokenConnections(t *testing.T) {
 	raw := rawDisk(t)
-	data := converted(t, raw, "-O", "qcow2")
-	f := newFixture(t, data, nil)
-	f.server.cut = func(n int64) int {
-		if n > 3 {
-			return -1
+	bothWays(t, func(t *testing.T, registry dvcrtest.Options) {
+		data := converted(t, raw, "-O", "qcow2")
+		f := newFixtureAt(t, data, registry)
+		f.server.cut = func(n int64) int {
+			if n > 3 {
+				return -1
+			}
+			return 700_000
 		}
-		return 700_000
-	}
-	f.request.Checksum = sums(data)
-	got, err := f.importer.Import(t.Context(), f.request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.holds(t, got, raw)
-	if f.server.ranges.Load() != 3 {
-		t.Errorf("%d ranges asked for, want 3", f.server.ranges.Load())
-	}
+		f.request.Checksum = sums(data)
+		got, err := f.importer.Import(t.Context(), f.request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.holds(t, got, raw)
+		if f.server.ranges.Load() != 3 {
+			t.Errorf("%d ranges asked for, want 3", f.server.ranges.Load())
+		}
+	})
 }
 
 // TestImportOutlastsRegistry that answers every third request with 503.
@@ -483,25 +509,27 @@ func TestImportGivesUpOnDeadRegistryForNow(t *testing.T) {
 
 func TestForgetLeavesNothing(t *testing.T) {
 	raw := rawDisk(t)
-	f := newFixture(t, read(t, raw), nil)
-	s := &store{dies: func(c importer.Checkpoint) bool { return c.Upload != nil }}
-	f.request.Checkpoints = s
-	if _, err := f.importer.Import(t.Context(), f.request); !errors.Is(err, errKilled) {
-		t.Fatal(err)
-	}
-	c, err := s.Load(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := f.importer.Forget(t.Context(), f.request); err != nil {
+	bothWays(t, func(t *testing.T, registry dvcrtest.Options) {
+		f := newFixtureAt(t, read(t, raw), registry)
+		s := &store{dies: func(c importer.Checkpoint) bool { return c.Upload != nil }}
+		f.request.Checkpoints = s
+		if _, err := f.importer.Import(t.Context(), f.request); !errors.Is(err, errKilled) {
 			t.Fatal(err)
 		}
-	}
-	if left, err := os.ReadDir(f.staging); err != nil || len(left) != 0 || s.text != nil {
-		t.Errorf("left: %v, %v, %s", left, err, s.text)
-	}
-	if _, err := f.repository.Resume(t.Context(), *c.Upload); failure.ReasonOf(err) != dvcr.ReasonUploadLost {
-		t.Errorf("the upload is still there: %v", err)
-	}
+		c, err := s.Load(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := f.importer.Forget(t.Context(), f.request); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if left, err := os.ReadDir(f.staging); err != nil || len(left) != 0 || s.text != nil {
+			t.Errorf("left: %v, %v, %s", left, err, s.text)
+		}
+		if _, err := f.repository.Resume(t.Context(), *c.Upload); failure.ReasonOf(err) != dvcr.ReasonUploadLost {
+			t.Errorf("the upload is still there: %v", err)
+		}
+	})
 }

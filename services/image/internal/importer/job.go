@@ -110,14 +110,37 @@ func (j *job) clear(ctx context.Context) error {
 	return j.Checkpoints.Clear(ctx)
 }
 
-// abandon drops the upload, too.
+// abandon drops the upload, and what it was committed as, too.
 func (j *job) abandon(ctx context.Context) error {
 	if u := j.checkpoint.Upload; u != nil {
 		if err := j.Target.Cancel(ctx, *u); err != nil {
 			return err
 		}
 	}
+	if err := j.release(ctx); err != nil {
+		return err
+	}
 	return j.clear(ctx)
+}
+
+// release lets the registry have the blob's space back, unless an image of an
+// earlier import is made of the same.
+func (j *job) release(ctx context.Context) error {
+	blob := j.checkpoint.Blob
+	if blob == nil || j.Tag == "" {
+		return nil
+	}
+	published, _, err := j.Target.Get(ctx, j.Tag)
+	switch failure.ReasonOf(err) {
+	case dvcr.ReasonNotFound:
+		return j.Target.Release(ctx, blob.Digest)
+	case dvcr.ReasonNotAnImage:
+		return nil
+	}
+	if err != nil || published.Disk.Digest == blob.Digest {
+		return err
+	}
+	return j.Target.Release(ctx, blob.Digest)
 }
 
 func (j *job) stagingPath() string {

@@ -5,16 +5,12 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"testing"
 	"time"
 
+	"orlop.dev/services/image/internal/dvcr/dvcrtest"
 	"orlop.dev/services/image/internal/importer"
 	"orlop.dev/services/image/internal/source"
 )
@@ -55,18 +51,23 @@ func TestImportStaysSmall(t *testing.T) {
 	copy(iso[16*2048:], "\x01CD001\x01")
 	copy(iso[17*2048:], "\xffCD001\x01")
 	random := rand.NewChaCha8([32]byte{1})
-	for name, from := range map[string]generated{
-		"streamed": {iso, random, 256 << 20},
-		"staged":   {[]byte("raw"), io.MultiReader(io.LimitReader(random, 64<<20), zeros{}), 1 << 30},
+	for _, test := range []struct {
+		name  string
+		local bool
+		from  generated
+	}{
+		{"streamed by requests", false, generated{iso, random, 256 << 20}},
+		{"streamed by files", true, generated{iso, random, 256 << 20}},
+		{"staged", true, generated{[]byte("raw"), io.MultiReader(io.LimitReader(random, 64<<20), zeros{}), 1 << 30}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, nil, nil)
+		t.Run(test.name, func(t *testing.T) {
+			f := newFixtureAt(t, nil, dvcrtest.Options{Local: test.local})
 			debug.FreeOSMemory()
 			var now runtime.MemStats
 			runtime.ReadMemStats(&now)
 			before := now.Sys - now.HeapReleased
 			peak := before
-			f.request.Source = from
+			f.request.Source = test.from
 			f.request.Progress = func(importer.Progress) {
 				runtime.ReadMemStats(&now)
 				peak = max(peak, now.Sys-now.HeapReleased)
@@ -79,68 +80,5 @@ func TestImportStaysSmall(t *testing.T) {
 				t.Errorf("the process grew by %d MiB", grown>>20)
 			}
 		})
-	}
-}
-
-// benchFile is a qcow2 of a quarter GiB behind an HTTP server.
-func benchFile(b *testing.B) (url string, size int64) {
-	b.Helper()
-	raw := filepath.Join(b.TempDir(), "raw")
-	f, err := os.Create(raw)
-	if err != nil {
-		b.Fatal(err)
-	}
-	if _, err := io.CopyN(f, rand.NewChaCha8([32]byte{1}), 256<<20); err != nil {
-		b.Fatal(err)
-	}
-	f.Close()
-	image := filepath.Join(b.TempDir(), "image")
-	run(b, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image)
-	stat, err := os.Stat(image)
-	if err != nil {
-		b.Fatal(err)
-	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("ETag", `"v1"`)
-		http.ServeFile(w, r, image)
-	}))
-	b.Cleanup(server.Close)
-	return strings.TrimSuffix(server.URL, "/") + "/image", stat.Size()
-}
-
-// BenchmarkCopy is the yardstick: the same file downloaded and synced.
-func BenchmarkCopy(b *testing.B) {
-	url, size := benchFile(b)
-	b.SetBytes(size)
-	for b.Loop() {
-		response, err := http.Get(url)
-		if err != nil {
-			b.Fatal(err)
-		}
-		out, err := os.Create(filepath.Join(b.TempDir(), "copy"))
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := io.Copy(out, response.Body); err != nil {
-			b.Fatal(err)
-		}
-		if err := out.Sync(); err != nil {
-			b.Fatal(err)
-		}
-		out.Close()
-		response.Body.Close()
-		os.Remove(out.Name())
-	}
-}
-
-func BenchmarkImport(b *testing.B) {
-	url, size := benchFile(b)
-	b.SetBytes(size)
-	for b.Loop() {
-		f := newFixture(b, nil, nil)
-		f.request.Source = importer.HTTP(source.Options{URL: url, AllowPrivate: loopback})
-		if _, err := importer.New(importer.Options{StagingDir: f.staging}).Import(b.Context(), f.request); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -49,12 +49,11 @@ func (j *job) upload(ctx context.Context) (*dvcr.Upload, error) {
 // send moves r into the upload, chunk by chunk, and notes what the blob will
 // be. The checkpoint is left for the caller to save at the end.
 func (j *job) send(ctx context.Context, u *dvcr.Upload, r io.Reader, mark func() error) error {
-	for {
-		err := u.Append(ctx, r, j.options.ChunkBytes)
+	for step := newStride(j.options.ChunkBytes); ; {
+		done := step.begin()
+		err := u.Append(ctx, r, step.bytes)
 		if errors.Is(err, io.EOF) {
-			blob := dvcr.Blob{Digest: u.Digest(), Size: u.Offset()}
-			j.checkpoint.Blob = &blob
-			return j.setUpload(u)
+			return j.sent(u)
 		}
 		if err != nil {
 			return err
@@ -62,7 +61,14 @@ func (j *job) send(ctx context.Context, u *dvcr.Upload, r io.Reader, mark func()
 		if err := mark(); err != nil {
 			return err
 		}
+		done()
 	}
+}
+
+// sent notes what the upload is going to be committed as.
+func (j *job) sent(u *dvcr.Upload) error {
+	j.checkpoint.Blob = &dvcr.Blob{Digest: u.Digest(), Size: u.Offset()}
+	return j.setUpload(u)
 }
 
 func (j *job) markUpload(ctx context.Context, u *dvcr.Upload) error {

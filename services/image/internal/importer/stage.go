@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"orlop.dev/services/image/internal/dvcr"
 	"orlop.dev/services/image/internal/failure"
 	"orlop.dev/services/image/internal/sparse"
 )
@@ -21,8 +22,9 @@ func (j *job) stage(ctx context.Context, disk io.Reader) error {
 	if err != nil {
 		return staging(err)
 	}
-	for {
-		err := w.Append(ctx, disk, j.options.ChunkBytes)
+	for step := newStride(j.options.ChunkBytes); ; {
+		done := step.begin()
+		err := w.Append(ctx, disk, step.bytes)
 		if errors.Is(err, io.EOF) {
 			return j.staged(file, w)
 		}
@@ -32,6 +34,7 @@ func (j *job) stage(ctx context.Context, disk io.Reader) error {
 		if err := j.markStaged(ctx, file, w); err != nil {
 			return err
 		}
+		done()
 	}
 }
 
@@ -110,11 +113,23 @@ func (j *job) pushStaged(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	size := j.checkpoint.Staged.StoredBytes
-	rest := io.NewSectionReader(file, u.Offset(), size-u.Offset())
-	err = j.send(ctx, u, rest, func() error { return j.markUpload(ctx, u) })
-	if err != nil {
+	if err := j.deliver(ctx, u, file); err != nil {
 		return staging(err)
 	}
 	return j.save(ctx)
+}
+
+// deliver makes the staging file the upload's: as it is, where the registry can
+// take files, else by its bytes.
+func (j *job) deliver(ctx context.Context, u *dvcr.Upload, file *os.File) error {
+	size := j.checkpoint.Staged.StoredBytes
+	taken, err := u.Take(ctx, file, size)
+	if err != nil {
+		return err
+	}
+	if taken {
+		return j.sent(u)
+	}
+	rest := io.NewSectionReader(file, u.Offset(), size-u.Offset())
+	return j.send(ctx, u, rest, func() error { return j.markUpload(ctx, u) })
 }

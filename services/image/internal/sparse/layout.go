@@ -13,6 +13,7 @@ const (
 	headerBytes  = 104
 	copied       = 1 << 63
 	sectorBytes  = 512
+	readBytes    = 16 * clusterBytes // taken from the source at once
 )
 
 // layout is where the tables at the end of the file lie, in clusters.

@@ -54,7 +54,7 @@ type Result struct {
 }
 
 // Writer takes a raw disk by ReadFrom and makes the file whole by Finish. It
-// holds two clusters in memory. Before Finish the file has no header, so that
+// holds a mebibyte in memory. Before Finish the file has no header, so that
 // no one takes a half of it for an image.
 type Writer struct {
 	file  File
@@ -100,22 +100,32 @@ func (w *Writer) Offset() int64 { return w.state.Offset }
 // Append takes at most n bytes of the disk from r, n being a multiple of
 // 64 KiB. It returns io.EOF when r has ended; errors of r pass as they are.
 func (w *Writer) Append(ctx context.Context, r io.Reader, n int64) error {
-	buf := make([]byte, clusterBytes)
+	buf := make([]byte, readBytes)
 	for end := w.state.Offset + n; w.state.Offset < end; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		got, err := io.ReadFull(r, buf)
-		if got > 0 {
-			clear(buf[got:])
-			if err := w.cluster(buf, got); err != nil {
-				return err
-			}
+		got, err := io.ReadFull(r, buf[:min(readBytes, end-w.state.Offset)])
+		if failed := w.clusters(buf, got); failed != nil {
+			return failed
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) && got > 0 {
 			return io.EOF
 		}
 		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clusters takes got bytes of buf, which is a whole number of clusters long.
+func (w *Writer) clusters(buf []byte, got int) error {
+	for at := 0; at < got; at += clusterBytes {
+		cluster := buf[at : at+clusterBytes]
+		has := min(got-at, clusterBytes)
+		clear(cluster[has:])
+		if err := w.cluster(cluster, has); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -35,6 +36,8 @@ type Options struct {
 	// Root is the storage directory, to be shared with another registry; empty
 	// for a new one.
 	Root string
+	// Local gives clients the registry's files.
+	Local bool
 	// Wrap, if set, stands between the network and the registry.
 	Wrap func(http.Handler) http.Handler
 }
@@ -98,7 +101,25 @@ func Start(t testing.TB, o Options) *Registry {
 		t.Fatal(err)
 	}
 	r.Options.Endpoint = u.Host
+	if o.Local {
+		f := files{root: filepath.Join(o.Root, "docker", "registry", "v2")}
+		r.Options.UploadDir, r.Options.BlobPath = f.upload, f.blob
+	}
 	return r
+}
+
+// files is the storage of the registry.
+type files struct{ root string }
+
+func (f files) upload(repository, id string) string {
+	return filepath.Join(f.root, "repositories", filepath.FromSlash(repository), "_uploads", id)
+}
+
+func (f files) blob(digest string) (string, bool) {
+	algorithm, hex, _ := strings.Cut(digest, ":")
+	path := filepath.Join(f.root, "blobs", algorithm, hex[:2], hex, "data")
+	_, err := os.Stat(path)
+	return path, err == nil
 }
 
 // Client returns a client of the registry.
