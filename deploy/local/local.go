@@ -11,6 +11,9 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
 	"orlop.dev/facade/home"
 	facade "orlop.dev/facade/kubernetes"
 )
@@ -39,10 +42,17 @@ func Run(ctx context.Context, settings home.Settings, version string, logger *sl
 	defer func() { err = errors.Join(err, lock.Close()) }()
 
 	logger.Info("starting", "version", version, "settings", settings)
-	d := &daemon{settings: settings, home: h, logger: logger, report: newReport(h, version, logger)}
+	d := &daemon{settings: settings, home: h, logger: logger, report: newReport(h, version, logger), metrics: newMetrics()}
 	err = d.run(ctx)
 	d.report.ended(err)
 	return err
+}
+
+// newMetrics has what a process tells of itself; parts add their own.
+func newMetrics() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
 }
 
 // daemon is one Run.
@@ -52,6 +62,7 @@ type daemon struct {
 	logger   *slog.Logger
 	report   *report
 	stack    *stack
+	metrics  *prometheus.Registry
 
 	// What the steps leave for those after them, in their order.
 	doors    *doors

@@ -2,9 +2,8 @@ package local
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
+	"path/filepath"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +12,7 @@ import (
 
 	"orlop.dev/facade/gateway"
 	"orlop.dev/facade/home"
+	facade "orlop.dev/facade/kubernetes"
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/disk"
@@ -61,7 +61,7 @@ func (d *daemon) startServices(ctx context.Context) (string, error) {
 	}
 	config := serve.Config{
 		Options: options, Name: "orlopd", Guard: guard,
-		TLS: d.identity.serviceTLS(), Listener: d.doors.grpc, Logger: d.logger,
+		TLS: d.identity.serviceTLS(), Listener: d.doors.grpc, Registry: d.metrics, Logger: d.logger,
 	}
 	d.stack.run("services", func(ctx context.Context) error { return serve.Run(ctx, config, parts...) })
 	group, ctx := errgroup.WithContext(ctx)
@@ -98,24 +98,37 @@ func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
 		}
 		parts = append(parts, part)
 	}
-	return parts, nil
+	if d.cluster == nil {
+		return parts, nil
+	}
+	secrets, err := facade.NewSecrets(d.cluster.rest)
+	if err != nil {
+		return nil, fmt.Errorf("secrets: %w", err)
+	}
+	return append(parts, secrets.Part()), nil
 }
 
-func (d *daemon) newImage(context.Context, *grpc.ClientConn) (serve.Part, error) {
+func (d *daemon) newImage(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
 	sources, err := home.Prefixes(d.settings.AllowImageSources)
 	if err != nil {
 		return serve.Part{}, err
 	}
 	credential := d.images.Credential()
-	service, err := image.New(image.Options{
+	options := image.Options{
 		Etcd: d.store.Client(), Prefix: image.DefaultPrefix,
 		Registry: image.Registry{
 			Endpoint: d.doors.endpoints[home.DVCR], CA: d.identity.authority.CertificatePEM(),
 			Username: credential.Username, Password: credential.Password,
 		},
-		BlobPath: image.BlobsIn(d.images.Dir()), StagingDir: d.home.Images(), AllowSources: sources,
-		Logger: d.logger.With("service", "image"),
-	})
+		BlobPath: image.BlobsIn(d.images.Dir()), UploadDir: image.UploadsIn(d.images.Dir()),
+		StagingDir: d.home.Images(), AllowSources: sources,
+		Uploads: image.Uploads{URL: "https://" + d.doors.endpoints[home.REST], CAFile: d.home.CACertificate()},
+		Logger:  d.logger.With("service", "image"),
+	}
+	if d.cluster != nil {
+		options.Secrets = conn
+	}
+	service, err := image.New(options)
 	if err != nil {
 		return serve.Part{}, err
 	}
@@ -125,6 +138,7 @@ func (d *daemon) newImage(context.Context, *grpc.ClientConn) (serve.Part, error)
 func (d *daemon) newDisk(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
 	service, err := disk.New(disk.Options{
 		Etcd: d.store.Client(), Prefix: disk.DefaultPrefix, Images: conn, Dir: d.home.Disks(),
+		DefaultStorageClass: d.settings.DefaultStorageClass, Overcommit: d.settings.DiskOvercommit,
 		Logger: d.logger.With("service", "disk"),
 	})
 	if err != nil {
@@ -137,7 +151,7 @@ func (d *daemon) newNetwork(_ context.Context, conn *grpc.ClientConn) (serve.Par
 	service, err := network.New(network.Options{
 		Etcd: d.store.Client(), Prefix: network.DefaultPrefix, VirtualMachines: conn,
 		CIDRs: d.settings.VirtualMachineCIDRs, Mode: d.settings.NetworkMode,
-		Namespace: namespace(d.home), StateDir: d.home.Network(),
+		Namespace: filepath.Base(d.home.NetworkNamespace()), StateDir: d.home.Network(),
 		Logger: d.logger.With("service", "network"),
 	})
 	if err != nil {
@@ -146,13 +160,6 @@ func (d *daemon) newNetwork(_ context.Context, conn *grpc.ClientConn) (serve.Par
 	mode, reason := service.Mode()
 	d.report.fact("network", mode, reason)
 	return service.Part(), nil
-}
-
-// namespace is the network namespace of the state folder's guests: another
-// folder's have another one, so that both can have the same addresses.
-func namespace(h home.Home) string {
-	sum := sha256.Sum256([]byte(h))
-	return "orlop-" + hex.EncodeToString(sum[:4])
 }
 
 func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, error) {

@@ -40,7 +40,7 @@ type images struct{ *registry.Registry }
 
 func (d *daemon) startRegistry(context.Context) (string, error) {
 	r, err := registry.New(registry.Options{
-		Dir: d.home.Registry(), TLS: withoutHTTP2(d.identity.serverTLS()), Logger: d.logger,
+		Dir: d.home.Registry(), TLS: withoutHTTP2(d.identity.serverTLS()), Metrics: d.metrics, Logger: d.logger,
 	})
 	if err != nil {
 		return "", err

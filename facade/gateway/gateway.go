@@ -1,6 +1,6 @@
 // Package gateway is the REST door: grpc-gateway's routes, made from the proto,
 // and what HTTP needs beside them: manifests as bodies, errors in JSON, ETags,
-// OpenAPI and a page to browse it.
+// uploads and downloads of files, OpenAPI and a page to browse it.
 //
 // It names no kind and has no rule and no right of its own: it hands
 // credentials and requests on to the services.
@@ -19,6 +19,8 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 
+	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	imagev1 "orlop.dev/gen/orlop/image/v1"
 	"orlop.dev/gen/rest"
 )
 
@@ -41,8 +43,8 @@ type Options struct {
 	Logger  *slog.Logger
 }
 
-// Run serves until ctx ends. Watches end then; other open requests get a while
-// to finish.
+// Run serves until ctx ends. Watches, uploads and downloads end then; other
+// open requests get a while to finish.
 func Run(ctx context.Context, opts Options) error {
 	handler, err := Handler(ctx, opts)
 	if err != nil {
@@ -69,7 +71,8 @@ func Run(ctx context.Context, opts Options) error {
 	return err
 }
 
-// Handler is the REST door without a listener. Its watches end with ctx.
+// Handler is the REST door without a listener. Its streams, uploads and downloads end
+// with ctx.
 func Handler(ctx context.Context, opts Options) (http.Handler, error) {
 	calls, err := newCalls(rest.Handlers())
 	if err != nil {
@@ -95,8 +98,22 @@ func Handler(ctx context.Context, opts Options) (http.Handler, error) {
 			return nil, fmt.Errorf("routes of %s: %w", handler.Service, err)
 		}
 	}
+	taker, err := opts.Connect(imagev1.UploadService_ServiceDesc.ServiceName)
+	if err != nil {
+		return nil, fmt.Errorf("connect to uploads: %w", err)
+	}
+	giver, err := opts.Connect(diskv1.DiskExportService_ServiceDesc.ServiceName)
+	if err != nil {
+		return nil, fmt.Errorf("connect to exports: %w", err)
+	}
+	files, err := downloadPattern()
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/", requireCredential(routes))
+	mux.Handle(files, requireCredential(&downloads{ctx: ctx, client: diskv1.NewDiskExportServiceClient(giver)}))
+	mux.Handle("/upload/{token}", &uploads{ctx: ctx, client: imagev1.NewUploadServiceClient(taker)})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /openapi.json", serveOpenAPI)
 	mux.HandleFunc("GET /docs", serveDocs)

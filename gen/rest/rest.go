@@ -27,6 +27,12 @@ type Handler struct {
 // Handlers returns the handlers of all services that have routes.
 func Handlers() []Handler {
 	return []Handler{
+		{"orlop.disk.v1.DiskExportService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return diskv1.RegisterDiskExportServiceHandlerClient(ctx, mux, diskv1.NewDiskExportServiceClient(conn))
+		}},
+		{"orlop.disk.v1.DiskLayerService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return diskv1.RegisterDiskLayerServiceHandlerClient(ctx, mux, diskv1.NewDiskLayerServiceClient(conn))
+		}},
 		{"orlop.disk.v1.StorageClassService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return diskv1.RegisterStorageClassServiceHandlerClient(ctx, mux, diskv1.NewStorageClassServiceClient(conn))
 		}},

@@ -23,7 +23,11 @@ import (
 	"orlop.dev/kit/resource/schema"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/image/internal/diskimage"
+	"orlop.dev/services/image/internal/imports"
+	"orlop.dev/services/image/internal/intake"
 	"orlop.dev/services/image/internal/job"
+	"orlop.dev/services/image/internal/pullsecret"
+	"orlop.dev/services/image/internal/upload"
 	"orlop.dev/services/image/internal/virtualimage"
 )
 
@@ -37,6 +41,8 @@ type Service struct {
 	images        *kept[*imagev1.VirtualImage]
 	clusterImages *kept[*imagev1.ClusterVirtualImage]
 	imports       *job.Pool
+	uploads       *upload.Store
+	elsewhere     *imports.Server
 	leader        *reconcile.Election
 }
 
@@ -46,7 +52,7 @@ func New(opts Options) (*Service, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	client, err := opts.Registry.open(opts.StagingDir)
+	client, err := opts.open()
 	if err != nil {
 		return nil, err
 	}
@@ -59,28 +65,59 @@ func New(opts Options) (*Service, error) {
 	}}
 	if s.imports, err = job.New(job.Options{
 		Registry: client, StagingDir: opts.StagingDir, Parallel: opts.Imports,
-		Limits: diskimage.Limits{VirtualBytes: opts.Limits.MaxVirtualBytes}, AllowPrivate: opts.AllowSources,
-		Initial: opts.pace.initial, Max: opts.pace.max, Retry: opts.pace.retry, ChunkBytes: opts.pace.chunkBytes,
+		Limits:  diskimage.Limits{VirtualBytes: opts.Limits.MaxVirtualBytes},
+		Initial: opts.pace.initial, Max: opts.pace.max, ChunkBytes: opts.pace.chunkBytes,
 		Logger: opts.Logger,
 	}); err != nil {
 		return nil, err
 	}
-	registry := virtualimage.Registry{Registry: client, Host: opts.Registry.Endpoint, Prefix: opts.Registry.Prefix}
-	if s.images, err = newKept(opts, virtualimage.Namespaced(), s.imports, registry, imageFinalizer); err != nil {
+	origins := &virtualimage.Origins{Outside: intake.Sources{
+		AllowPrivate: opts.AllowSources, Retry: opts.pace.retry,
+		Secrets: pullsecret.New(opts.Secrets), MaxBytes: opts.Limits.MaxVirtualBytes,
+	}}
+	way := &intake.Intake{
+		Imports: s.imports, Origins: origins,
+		Registry: intake.Registry{
+			Registry: client, Host: opts.Registry.Endpoint, Prefix: opts.Registry.Prefix, BlobPath: opts.BlobPath,
+		},
+	}
+	if s.uploads, err = newUploads(opts); err != nil {
 		return nil, err
 	}
-	s.clusterImages, err = newKept(opts, virtualimage.Cluster(), s.imports, registry, clusterImageFinalizer)
-	return s, err
+	if opts.Uploads.URL != "" {
+		way.Uploads, way.Door = s.uploads, opts.Uploads.door()
+	}
+	if s.images, err = newKept(opts, virtualimage.Namespaced(), way, imageFinalizer); err != nil {
+		return nil, err
+	}
+	if s.clusterImages, err = newKept(opts, virtualimage.Cluster(), way, clusterImageFinalizer); err != nil {
+		return nil, err
+	}
+	origins.Images, origins.ClusterImages = s.images.rules.Copy, s.clusterImages.rules.Copy
+	s.elsewhere = imports.New(way, opts.Logger)
+	return s, nil
 }
 
 // kept is one kind that the service keeps: its objects, methods and loop.
 type kept[T resource.Object] struct {
 	*resource.Collection[T]
+	rules   *virtualimage.Reconciler[T]
 	methods *resource.Methods[T]
 	loop    *reconcile.Loop[T]
 }
 
-func newKept[T resource.Object](opts Options, images virtualimage.Kind[T], imports *job.Pool, registry virtualimage.Registry, finalizer string) (*kept[T], error) {
+// wake has those images looked at that are made from another one, which turned.
+func (k *kept[T]) wake(kind imagev1.ObjectRefKind_Value, of resource.Key) {
+	waiting, err := k.rules.Dependents(kind, of)
+	if err != nil {
+		return // they are all looked at when the copy is complete
+	}
+	for _, key := range waiting {
+		k.loop.Trigger(key)
+	}
+}
+
+func newKept[T resource.Object](opts Options, images virtualimage.Kind[T], way *intake.Intake, finalizer string) (*kept[T], error) {
 	var none T
 	k := kind.Must(none)
 	rules, err := schema.Find(crd.FS, k)
@@ -94,17 +131,17 @@ func newKept[T resource.Object](opts Options, images virtualimage.Kind[T], impor
 		return nil, err
 	}
 	own := &kept[T]{Collection: collection}
-	reconciler := &virtualimage.Reconciler[T]{
-		Kind: images, Imports: imports, Registry: registry, Now: time.Now,
+	own.rules = &virtualimage.Reconciler[T]{
+		Kind: images, Images: collection, Intake: way, Now: time.Now,
 		Changed: func(key resource.Key) { own.loop.Trigger(key) },
 	}
 	own.methods, err = resource.NewMethods(resource.MethodOptions[T]{
-		Collection: collection, Schema: rules, Admit: reconciler.Admit, Holding: reconciler.Holding(opts.BlobPath),
+		Collection: collection, Schema: rules, Admit: own.rules.Admit, Holding: own.rules.Holding(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	own.loop = reconcile.New(collection, reconciler, reconcile.Options{
+	own.loop = reconcile.New(collection, own.rules, reconcile.Options{
 		Name: k.Singular, Finalizer: finalizer, Logger: opts.Logger,
 	})
 	return own, nil
@@ -116,6 +153,8 @@ func (s *Service) Part() serve.Part {
 }
 
 func (s *Service) register(registrar grpc.ServiceRegistrar) error {
+	imagev1.RegisterUploadServiceServer(registrar, upload.NewServer(s.uploads))
+	imagev1.RegisterImportServiceServer(registrar, s.elsewhere)
 	return errors.Join(
 		resource.Register(registrar, &imagev1.VirtualImageService_ServiceDesc, nil, s.images.methods),
 		resource.Register(registrar, &imagev1.ClusterVirtualImageService_ServiceDesc, nil, s.clusterImages.methods),
@@ -134,11 +173,25 @@ func (s *Service) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// lead is what one replica does at a time. Imports end with it.
+// lead is what one replica does at a time. Imports end with it, and so do uploads,
+// which it keeps on its own disk.
 func (s *Service) lead(ctx context.Context) error {
+	if err := s.uploads.Open(); err != nil {
+		return err
+	}
+	defer s.uploads.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.imports.Run(ctx) })
+	group.Go(func() error { return s.uploads.Run(ctx) })
+	group.Go(func() error { return s.elsewhere.Run(ctx) })
 	group.Go(func() error { return s.images.loop.Run(ctx) })
 	group.Go(func() error { return s.clusterImages.loop.Run(ctx) })
+	group.Go(func() error { return s.images.rules.Follow(ctx, s.wake) })
+	group.Go(func() error { return s.clusterImages.rules.Follow(ctx, s.wake) })
 	return group.Wait()
+}
+
+func (s *Service) wake(kind imagev1.ObjectRefKind_Value, of resource.Key) {
+	s.images.wake(kind, of)
+	s.clusterImages.wake(kind, of)
 }

@@ -3,7 +3,6 @@ package image_test
 import (
 	"bytes"
 	"context"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -46,17 +45,23 @@ const (
 type world struct {
 	etcd     *clientv3.Client
 	registry *dvcrtest.Registry
+	moved    traffic
 	files    *fileServer
 	url      string
 	staging  string
+	uploads  image.Uploads
+	secrets  *secrets
+	logs     *logs
 }
 
 func newWorld(t *testing.T, secure bool) *world {
 	t.Helper()
 	w := &world{
-		etcd: etcdtest.Start(t), registry: dvcrtest.Start(t, dvcrtest.Options{Secure: secure}),
+		etcd: etcdtest.Start(t), secrets: &secrets{}, logs: &logs{},
 		files: &fileServer{files: map[string][]byte{}}, staging: t.TempDir(),
+		uploads: image.Uploads{URL: "https://gateway:1234/", CAFile: "/tmp/our ca.crt"},
 	}
+	w.registry = dvcrtest.Start(t, dvcrtest.Options{Secure: secure, Wrap: w.moved.count})
 	server := httptest.NewServer(w.files)
 	t.Cleanup(server.Close)
 	w.url = server.URL
@@ -113,20 +118,23 @@ func (g *gated) Write(p []byte) (int, error) {
 type service struct {
 	images  *resource.Client[*imagev1.VirtualImage]
 	cluster *resource.Client[*imagev1.ClusterVirtualImage]
+	uploads imagev1.UploadServiceClient
+	imports imagev1.ImportServiceClient
 	stop    func()
 }
 
 func (w *world) start(t *testing.T) *service {
 	t.Helper()
 	opts := image.Options{
-		Etcd: w.etcd, StagingDir: w.staging,
+		Etcd: w.etcd, StagingDir: w.staging, Uploads: w.uploads,
 		Registry: image.Registry{
 			Endpoint: w.registry.Options.Endpoint, PlainHTTP: w.registry.Options.PlainHTTP,
 			Username: w.registry.Options.Username, Password: w.registry.Options.Password,
 		},
 		BlobPath:     image.BlobsIn(w.registry.Root),
 		AllowSources: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		Logger:       slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger:       slog.New(slog.NewTextHandler(w.logs, nil)),
+		Secrets:      w.secrets.connect(t),
 	}
 	if dir := w.registry.Options.CertDir; dir != "" {
 		opts.Registry.CA = read(t, filepath.Join(dir, "ca.crt"))
@@ -145,7 +153,11 @@ func (w *world) start(t *testing.T) *service {
 	done := make(chan error, 1)
 	go func() { done <- part.Run(ctx) }()
 	conn := connect(t, server)
-	running := &service{images: client[*imagev1.VirtualImage](t, conn), cluster: client[*imagev1.ClusterVirtualImage](t, conn)}
+	running := &service{
+		images: client[*imagev1.VirtualImage](t, conn), cluster: client[*imagev1.ClusterVirtualImage](t, conn),
+		uploads: imagev1.NewUploadServiceClient(conn),
+		imports: imagev1.NewImportServiceClient(conn),
+	}
 	stopped := false
 	running.stop = func() {
 		if stopped {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"orlop.dev/services/image/internal/diskimage"
 	"orlop.dev/services/image/internal/dvcr"
@@ -34,14 +35,23 @@ type Options struct {
 	// BlobPath finds the file of a blob by its digest ("sha256:..."), where the
 	// registry's storage is on this machine. Nil: it is not.
 	BlobPath func(digest string) (path string, ok bool)
+	// UploadDir finds the folder of an upload, where this process may write into
+	// the registry's storage: imports then move their bytes once. Nil: they go to
+	// the registry by requests.
+	UploadDir func(repository, id string) (path string)
 	// StagingDir holds what imports under way need after a restart, at most the
 	// stored size of each raw image that is imported. It is made if missing and
 	// must be this service's alone.
 	StagingDir string
 	Limits     Limits
+	// Uploads say where users send files to.
+	Uploads Uploads
 	// AllowSources are networks that images may be fetched from although they are
 	// not public, such as 127.0.0.0/8.
 	AllowSources []netip.Prefix
+	// Secrets reaches the SecretService, which has the pull secrets of registries.
+	// Nil: there is none, and images that name one say so.
+	Secrets grpc.ClientConnInterface
 	// Imports is how many run at once; DefaultImports where it is 0.
 	Imports int
 	// Logger is slog.Default() where it is nil.
@@ -101,6 +111,7 @@ func (o Options) Validate() error {
 	if o.Imports < 0 || o.Limits.MaxVirtualBytes < 0 {
 		problems = append(problems, errors.New("fields Imports and Limits must not be negative"))
 	}
+	problems = append(problems, o.Uploads.validate())
 	for _, network := range o.AllowSources {
 		if !network.IsValid() {
 			problems = append(problems, errors.New("AllowSources has a network that is none"))
@@ -126,12 +137,14 @@ func (o Options) withDefaults() Options {
 }
 
 // open makes the client of the registry, which reads authorities from a folder.
-func (r Registry) open(stagingDir string) (*dvcr.Registry, error) {
+func (o Options) open() (*dvcr.Registry, error) {
+	r := o.Registry
 	options := dvcr.Options{
 		Endpoint: r.Endpoint, PlainHTTP: r.PlainHTTP, Username: r.Username, Password: r.Password,
+		UploadDir: o.UploadDir, BlobPath: o.BlobPath,
 	}
 	if len(r.CA) > 0 {
-		options.CertDir = filepath.Join(stagingDir, "registry-ca")
+		options.CertDir = filepath.Join(o.StagingDir, "registry-ca")
 		if err := writeAuthority(options.CertDir, r.CA); err != nil {
 			return nil, err
 		}

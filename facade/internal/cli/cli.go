@@ -15,7 +15,7 @@ import (
 	"orlop.dev/facade/home"
 )
 
-const groupMachine, groupVM = "machine", "vm"
+const groupMachine, groupVM, groupData = "machine", "vm", "data"
 
 // ErrNotRunning says that there is no daemon to talk to.
 var ErrNotRunning = errors.New("Orlop is not running here: orlop up starts it") //nolint:staticcheck // a name
@@ -39,10 +39,11 @@ func New(version string) *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().StringVar(&c.dir, "home", home.Default(), "state folder ($ORLOP_HOME)")
-	root.AddGroup(&cobra.Group{ID: groupMachine, Title: "Orlop on this machine:"}, &cobra.Group{ID: groupVM, Title: "Virtual machines:"})
+	root.AddGroup(&cobra.Group{ID: groupMachine, Title: "Orlop on this machine:"}, &cobra.Group{ID: groupVM, Title: "Virtual machines:"},
+		&cobra.Group{ID: groupData, Title: "Images and disks:"})
 	root.AddCommand(
 		newUp(c, version), newDown(c), newStatus(c), newKubectl(c),
-		newConsole(c), newSSH(c), newConnect(c), newDevelopment(),
+		newConsole(c), newSSH(c), newConnect(c), newUpload(c), newDownload(c), newDisk(c), newDevelopment(),
 	)
 	for _, verb := range verbs() {
 		root.AddCommand(newOperation(c, verb))

@@ -5,6 +5,7 @@ package endtoend_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -41,7 +42,11 @@ func TestQuickStart(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
 	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() { u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	t.Cleanup(func() {
+		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
+			t.Errorf("orlop down --guests: %v\n%s", err, said)
+		}
+	})
 
 	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "quickstart.yaml"))
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
@@ -102,7 +107,9 @@ func (u *user) serveImage() {
 	go func() { ended <- server.Serve(listener) }()
 	u.t.Cleanup(func() {
 		_ = server.Close()
-		<-ended
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			u.t.Errorf("the image's server: %v", err)
+		}
 	})
 }
 

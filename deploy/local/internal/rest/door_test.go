@@ -58,21 +58,28 @@ func newDoor(t *testing.T) *door {
 		Etcd: etcdtest.Start(t), Prefix: disk.DefaultPrefix, Images: service, Dir: t.TempDir(), Logger: logger,
 	})
 	check(t, err)
+	return openDoor(t, authority, disks.Part(), service, listener, logger)
+}
+
+// openDoor serves a part on the listener, to which conn leads, and the gateway
+// before it.
+func openDoor(t *testing.T, authority *serve.Authority, part serve.Part, conn *grpc.ClientConn, listener net.Listener, logger *slog.Logger) *door {
+	t.Helper()
 	users, err := tokenfile.Parse(strings.NewReader(tokens))
 	check(t, err)
 	stopService := background(t, "serve", func(ctx context.Context) error {
 		return serve.Run(ctx, serve.Config{
 			Options: serve.Defaults(), Name: "test", Guard: auth.NewGuard(users, tokenfile.Rights{}),
 			TLS: serverTLS(t, authority), Listener: listener, Logger: logger,
-		}, disks.Part())
+		}, part)
 	})
-	check(t, disks.Part().Ready(t.Context()))
+	check(t, part.Ready(t.Context()))
 
 	rest := listen(t)
 	stopGateway := background(t, "gateway", func(ctx context.Context) error {
 		return gateway.Run(ctx, gateway.Options{
 			Listener: rest, TLS: serverTLS(t, authority), Logger: logger,
-			Connect: func(string) (grpc.ClientConnInterface, error) { return service, nil },
+			Connect: func(string) (grpc.ClientConnInterface, error) { return conn, nil },
 		})
 	})
 	transport := &http.Transport{TLSClientConfig: serve.ClientTLS(authority.Pool()), ForceAttemptHTTP2: true}

@@ -1,6 +1,7 @@
 // Package native publishes, on one machine, the few objects of Kubernetes' own
 // kinds that a cluster would have anyway: nodes and storage classes. Each kind
-// has one file. What it says comes from the services; nothing reads it back.
+// has one file. What it says comes from the services; nothing reads it back but
+// which storage class is the default.
 package native
 
 import (

@@ -25,6 +25,57 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type AccessMode_Value int32
+
+const (
+	AccessMode_Unspecified AccessMode_Value = 0
+	// From the node where it was made.
+	AccessMode_ReadWriteOnce AccessMode_Value = 1
+	// From every node, so that a running VM can move.
+	AccessMode_ReadWriteMany AccessMode_Value = 2
+)
+
+// Enum value maps for AccessMode_Value.
+var (
+	AccessMode_Value_name = map[int32]string{
+		0: "Unspecified",
+		1: "ReadWriteOnce",
+		2: "ReadWriteMany",
+	}
+	AccessMode_Value_value = map[string]int32{
+		"Unspecified":   0,
+		"ReadWriteOnce": 1,
+		"ReadWriteMany": 2,
+	}
+)
+
+func (x AccessMode_Value) Enum() *AccessMode_Value {
+	p := new(AccessMode_Value)
+	*p = x
+	return p
+}
+
+func (x AccessMode_Value) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AccessMode_Value) Descriptor() protoreflect.EnumDescriptor {
+	return file_orlop_disk_v1_storage_class_proto_enumTypes[0].Descriptor()
+}
+
+func (AccessMode_Value) Type() protoreflect.EnumType {
+	return &file_orlop_disk_v1_storage_class_proto_enumTypes[0]
+}
+
+func (x AccessMode_Value) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AccessMode_Value.Descriptor instead.
+func (AccessMode_Value) EnumDescriptor() ([]byte, []int) {
+	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{5, 0}
+}
+
 type VolumeBindingMode_Value int32
 
 const (
@@ -60,11 +111,11 @@ func (x VolumeBindingMode_Value) String() string {
 }
 
 func (VolumeBindingMode_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_disk_v1_storage_class_proto_enumTypes[0].Descriptor()
+	return file_orlop_disk_v1_storage_class_proto_enumTypes[1].Descriptor()
 }
 
 func (VolumeBindingMode_Value) Type() protoreflect.EnumType {
-	return &file_orlop_disk_v1_storage_class_proto_enumTypes[0]
+	return &file_orlop_disk_v1_storage_class_proto_enumTypes[1]
 }
 
 func (x VolumeBindingMode_Value) Number() protoreflect.EnumNumber {
@@ -73,7 +124,7 @@ func (x VolumeBindingMode_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeBindingMode_Value.Descriptor instead.
 func (VolumeBindingMode_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{3, 0}
+	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{6, 0}
 }
 
 // ListStorageClassesRequest is empty.
@@ -158,23 +209,108 @@ func (x *ListStorageClassesResponse) GetItems() []*StorageClass {
 	return nil
 }
 
+// SetDefaultStorageClassRequest names a class.
+type SetDefaultStorageClassRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the class; empty where none is the default.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDefaultStorageClassRequest) Reset() {
+	*x = SetDefaultStorageClassRequest{}
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDefaultStorageClassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDefaultStorageClassRequest) ProtoMessage() {}
+
+func (x *SetDefaultStorageClassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDefaultStorageClassRequest.ProtoReflect.Descriptor instead.
+func (*SetDefaultStorageClassRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetDefaultStorageClassRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// SetDefaultStorageClassResponse is empty.
+type SetDefaultStorageClassResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDefaultStorageClassResponse) Reset() {
+	*x = SetDefaultStorageClassResponse{}
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDefaultStorageClassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDefaultStorageClassResponse) ProtoMessage() {}
+
+func (x *SetDefaultStorageClassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDefaultStorageClassResponse.ProtoReflect.Descriptor instead.
+func (*SetDefaultStorageClassResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{3}
+}
+
 // StorageClass is one kind of storage.
 type StorageClass struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Provisioner string                 `protobuf:"bytes,2,opt,name=provisioner,proto3" json:"provisioner,omitempty"`
-	// Used where a disk names none.
+	// The cluster's default: used where neither a disk nor the service's
+	// configuration names a class.
 	IsDefault            bool                    `protobuf:"varint,3,opt,name=is_default,json=isDefault,proto3" json:"is_default,omitempty"`
 	VolumeBindingMode    VolumeBindingMode_Value `protobuf:"varint,4,opt,name=volume_binding_mode,json=volumeBindingMode,proto3,enum=orlop.disk.v1.VolumeBindingMode_Value" json:"volume_binding_mode,omitempty"`
 	AllowVolumeExpansion bool                    `protobuf:"varint,5,opt,name=allow_volume_expansion,json=allowVolumeExpansion,proto3" json:"allow_volume_expansion,omitempty"`
 	ReclaimPolicy        string                  `protobuf:"bytes,6,opt,name=reclaim_policy,json=reclaimPolicy,proto3" json:"reclaim_policy,omitempty"`
+	AccessMode           AccessMode_Value        `protobuf:"varint,7,opt,name=access_mode,json=accessMode,proto3,enum=orlop.disk.v1.AccessMode_Value" json:"access_mode,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
 
 func (x *StorageClass) Reset() {
 	*x = StorageClass{}
-	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[2]
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -186,7 +322,7 @@ func (x *StorageClass) String() string {
 func (*StorageClass) ProtoMessage() {}
 
 func (x *StorageClass) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[2]
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -199,7 +335,7 @@ func (x *StorageClass) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageClass.ProtoReflect.Descriptor instead.
 func (*StorageClass) Descriptor() ([]byte, []int) {
-	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{2}
+	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StorageClass) GetName() string {
@@ -244,6 +380,50 @@ func (x *StorageClass) GetReclaimPolicy() string {
 	return ""
 }
 
+func (x *StorageClass) GetAccessMode() AccessMode_Value {
+	if x != nil {
+		return x.AccessMode
+	}
+	return AccessMode_Unspecified
+}
+
+// AccessMode says from how many nodes a disk of a class can be used.
+type AccessMode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessMode) Reset() {
+	*x = AccessMode{}
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessMode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessMode) ProtoMessage() {}
+
+func (x *AccessMode) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessMode.ProtoReflect.Descriptor instead.
+func (*AccessMode) Descriptor() ([]byte, []int) {
+	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{5}
+}
+
 // VolumeBindingMode says when a disk of a class is made.
 type VolumeBindingMode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -253,7 +433,7 @@ type VolumeBindingMode struct {
 
 func (x *VolumeBindingMode) Reset() {
 	*x = VolumeBindingMode{}
-	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[3]
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +445,7 @@ func (x *VolumeBindingMode) String() string {
 func (*VolumeBindingMode) ProtoMessage() {}
 
 func (x *VolumeBindingMode) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[3]
+	mi := &file_orlop_disk_v1_storage_class_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +458,7 @@ func (x *VolumeBindingMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeBindingMode.ProtoReflect.Descriptor instead.
 func (*VolumeBindingMode) Descriptor() ([]byte, []int) {
-	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{3}
+	return file_orlop_disk_v1_storage_class_proto_rawDescGZIP(), []int{6}
 }
 
 var File_orlop_disk_v1_storage_class_proto protoreflect.FileDescriptor
@@ -288,7 +468,10 @@ const file_orlop_disk_v1_storage_class_proto_rawDesc = "" +
 	"!orlop/disk/v1/storage_class.proto\x12\rorlop.disk.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1corlop/schema/v1/schema.proto\"\x1b\n" +
 	"\x19ListStorageClassesRequest\"O\n" +
 	"\x1aListStorageClassesResponse\x121\n" +
-	"\x05items\x18\x01 \x03(\v2\x1b.orlop.disk.v1.StorageClassR\x05items\"\x98\x02\n" +
+	"\x05items\x18\x01 \x03(\v2\x1b.orlop.disk.v1.StorageClassR\x05items\"3\n" +
+	"\x1dSetDefaultStorageClassRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\" \n" +
+	"\x1eSetDefaultStorageClassResponse\"\xda\x02\n" +
 	"\fStorageClass\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vprovisioner\x18\x02 \x01(\tR\vprovisioner\x12\x1d\n" +
@@ -296,14 +479,23 @@ const file_orlop_disk_v1_storage_class_proto_rawDesc = "" +
 	"is_default\x18\x03 \x01(\bR\tisDefault\x12V\n" +
 	"\x13volume_binding_mode\x18\x04 \x01(\x0e2&.orlop.disk.v1.VolumeBindingMode.ValueR\x11volumeBindingMode\x124\n" +
 	"\x16allow_volume_expansion\x18\x05 \x01(\bR\x14allowVolumeExpansion\x12%\n" +
-	"\x0ereclaim_policy\x18\x06 \x01(\tR\rreclaimPolicy\"V\n" +
+	"\x0ereclaim_policy\x18\x06 \x01(\tR\rreclaimPolicy\x12@\n" +
+	"\vaccess_mode\x18\a \x01(\x0e2\x1f.orlop.disk.v1.AccessMode.ValueR\n" +
+	"accessMode\"L\n" +
+	"\n" +
+	"AccessMode\">\n" +
+	"\x05Value\x12\x0f\n" +
+	"\vUnspecified\x10\x00\x12\x11\n" +
+	"\rReadWriteOnce\x10\x01\x12\x11\n" +
+	"\rReadWriteMany\x10\x02\"V\n" +
 	"\x11VolumeBindingMode\"A\n" +
 	"\x05Value\x12\x0f\n" +
 	"\vUnspecified\x10\x00\x12\r\n" +
 	"\tImmediate\x10\x01\x12\x18\n" +
-	"\x14WaitForFirstConsumer\x10\x022\xa9\x01\n" +
+	"\x14WaitForFirstConsumer\x10\x022\xa8\x02\n" +
 	"\x13StorageClassService\x12\x91\x01\n" +
-	"\x12ListStorageClasses\x12(.orlop.disk.v1.ListStorageClassesRequest\x1a).orlop.disk.v1.ListStorageClassesResponse\"&\xa2\xd4\x18\x02 \x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1alpha2/storageclassesB$Z\"orlop.dev/gen/orlop/disk/v1;diskv1b\x06proto3"
+	"\x12ListStorageClasses\x12(.orlop.disk.v1.ListStorageClassesRequest\x1a).orlop.disk.v1.ListStorageClassesResponse\"&\xa2\xd4\x18\x02 \x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1alpha2/storageclasses\x12}\n" +
+	"\x16SetDefaultStorageClass\x12,.orlop.disk.v1.SetDefaultStorageClassRequest\x1a-.orlop.disk.v1.SetDefaultStorageClassResponse\"\x06\xa2\xd4\x18\x02\x18\x01B$Z\"orlop.dev/gen/orlop/disk/v1;diskv1b\x06proto3"
 
 var (
 	file_orlop_disk_v1_storage_class_proto_rawDescOnce sync.Once
@@ -317,25 +509,32 @@ func file_orlop_disk_v1_storage_class_proto_rawDescGZIP() []byte {
 	return file_orlop_disk_v1_storage_class_proto_rawDescData
 }
 
-var file_orlop_disk_v1_storage_class_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_orlop_disk_v1_storage_class_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_orlop_disk_v1_storage_class_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_orlop_disk_v1_storage_class_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_orlop_disk_v1_storage_class_proto_goTypes = []any{
-	(VolumeBindingMode_Value)(0),       // 0: orlop.disk.v1.VolumeBindingMode.Value
-	(*ListStorageClassesRequest)(nil),  // 1: orlop.disk.v1.ListStorageClassesRequest
-	(*ListStorageClassesResponse)(nil), // 2: orlop.disk.v1.ListStorageClassesResponse
-	(*StorageClass)(nil),               // 3: orlop.disk.v1.StorageClass
-	(*VolumeBindingMode)(nil),          // 4: orlop.disk.v1.VolumeBindingMode
+	(AccessMode_Value)(0),                  // 0: orlop.disk.v1.AccessMode.Value
+	(VolumeBindingMode_Value)(0),           // 1: orlop.disk.v1.VolumeBindingMode.Value
+	(*ListStorageClassesRequest)(nil),      // 2: orlop.disk.v1.ListStorageClassesRequest
+	(*ListStorageClassesResponse)(nil),     // 3: orlop.disk.v1.ListStorageClassesResponse
+	(*SetDefaultStorageClassRequest)(nil),  // 4: orlop.disk.v1.SetDefaultStorageClassRequest
+	(*SetDefaultStorageClassResponse)(nil), // 5: orlop.disk.v1.SetDefaultStorageClassResponse
+	(*StorageClass)(nil),                   // 6: orlop.disk.v1.StorageClass
+	(*AccessMode)(nil),                     // 7: orlop.disk.v1.AccessMode
+	(*VolumeBindingMode)(nil),              // 8: orlop.disk.v1.VolumeBindingMode
 }
 var file_orlop_disk_v1_storage_class_proto_depIdxs = []int32{
-	3, // 0: orlop.disk.v1.ListStorageClassesResponse.items:type_name -> orlop.disk.v1.StorageClass
-	0, // 1: orlop.disk.v1.StorageClass.volume_binding_mode:type_name -> orlop.disk.v1.VolumeBindingMode.Value
-	1, // 2: orlop.disk.v1.StorageClassService.ListStorageClasses:input_type -> orlop.disk.v1.ListStorageClassesRequest
-	2, // 3: orlop.disk.v1.StorageClassService.ListStorageClasses:output_type -> orlop.disk.v1.ListStorageClassesResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	6, // 0: orlop.disk.v1.ListStorageClassesResponse.items:type_name -> orlop.disk.v1.StorageClass
+	1, // 1: orlop.disk.v1.StorageClass.volume_binding_mode:type_name -> orlop.disk.v1.VolumeBindingMode.Value
+	0, // 2: orlop.disk.v1.StorageClass.access_mode:type_name -> orlop.disk.v1.AccessMode.Value
+	2, // 3: orlop.disk.v1.StorageClassService.ListStorageClasses:input_type -> orlop.disk.v1.ListStorageClassesRequest
+	4, // 4: orlop.disk.v1.StorageClassService.SetDefaultStorageClass:input_type -> orlop.disk.v1.SetDefaultStorageClassRequest
+	3, // 5: orlop.disk.v1.StorageClassService.ListStorageClasses:output_type -> orlop.disk.v1.ListStorageClassesResponse
+	5, // 6: orlop.disk.v1.StorageClassService.SetDefaultStorageClass:output_type -> orlop.disk.v1.SetDefaultStorageClassResponse
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_orlop_disk_v1_storage_class_proto_init() }
@@ -348,8 +547,8 @@ func file_orlop_disk_v1_storage_class_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_disk_v1_storage_class_proto_rawDesc), len(file_orlop_disk_v1_storage_class_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   4,
+			NumEnums:      2,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,7 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StorageClassService_ListStorageClasses_FullMethodName = "/orlop.disk.v1.StorageClassService/ListStorageClasses"
+	StorageClassService_ListStorageClasses_FullMethodName     = "/orlop.disk.v1.StorageClassService/ListStorageClasses"
+	StorageClassService_SetDefaultStorageClass_FullMethodName = "/orlop.disk.v1.StorageClassService/SetDefaultStorageClass"
 )
 
 // StorageClassServiceClient is the client API for StorageClassService service.
@@ -34,6 +35,10 @@ const (
 type StorageClassServiceClient interface {
 	// ListStorageClasses returns all classes.
 	ListStorageClasses(ctx context.Context, in *ListStorageClassesRequest, opts ...grpc.CallOption) (*ListStorageClassesResponse, error)
+	// SetDefaultStorageClass says which class is the cluster's default, as
+	// Kubernetes' annotation storageclass.kubernetes.io/is-default-class has it.
+	// Idempotent. A default in the service's configuration goes before it.
+	SetDefaultStorageClass(ctx context.Context, in *SetDefaultStorageClassRequest, opts ...grpc.CallOption) (*SetDefaultStorageClassResponse, error)
 }
 
 type storageClassServiceClient struct {
@@ -54,6 +59,16 @@ func (c *storageClassServiceClient) ListStorageClasses(ctx context.Context, in *
 	return out, nil
 }
 
+func (c *storageClassServiceClient) SetDefaultStorageClass(ctx context.Context, in *SetDefaultStorageClassRequest, opts ...grpc.CallOption) (*SetDefaultStorageClassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetDefaultStorageClassResponse)
+	err := c.cc.Invoke(ctx, StorageClassService_SetDefaultStorageClass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageClassServiceServer is the server API for StorageClassService service.
 // All implementations must embed UnimplementedStorageClassServiceServer
 // for forward compatibility.
@@ -64,6 +79,10 @@ func (c *storageClassServiceClient) ListStorageClasses(ctx context.Context, in *
 type StorageClassServiceServer interface {
 	// ListStorageClasses returns all classes.
 	ListStorageClasses(context.Context, *ListStorageClassesRequest) (*ListStorageClassesResponse, error)
+	// SetDefaultStorageClass says which class is the cluster's default, as
+	// Kubernetes' annotation storageclass.kubernetes.io/is-default-class has it.
+	// Idempotent. A default in the service's configuration goes before it.
+	SetDefaultStorageClass(context.Context, *SetDefaultStorageClassRequest) (*SetDefaultStorageClassResponse, error)
 	mustEmbedUnimplementedStorageClassServiceServer()
 }
 
@@ -76,6 +95,9 @@ type UnimplementedStorageClassServiceServer struct{}
 
 func (UnimplementedStorageClassServiceServer) ListStorageClasses(context.Context, *ListStorageClassesRequest) (*ListStorageClassesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListStorageClasses not implemented")
+}
+func (UnimplementedStorageClassServiceServer) SetDefaultStorageClass(context.Context, *SetDefaultStorageClassRequest) (*SetDefaultStorageClassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetDefaultStorageClass not implemented")
 }
 func (UnimplementedStorageClassServiceServer) mustEmbedUnimplementedStorageClassServiceServer() {}
 func (UnimplementedStorageClassServiceServer) testEmbeddedByValue()                             {}
@@ -116,6 +138,24 @@ func _StorageClassService_ListStorageClasses_Handler(srv interface{}, ctx contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageClassService_SetDefaultStorageClass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetDefaultStorageClassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageClassServiceServer).SetDefaultStorageClass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageClassService_SetDefaultStorageClass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageClassServiceServer).SetDefaultStorageClass(ctx, req.(*SetDefaultStorageClassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageClassService_ServiceDesc is the grpc.ServiceDesc for StorageClassService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -126,6 +166,10 @@ var StorageClassService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListStorageClasses",
 			Handler:    _StorageClassService_ListStorageClasses_Handler,
+		},
+		{
+			MethodName: "SetDefaultStorageClass",
+			Handler:    _StorageClassService_SetDefaultStorageClass_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

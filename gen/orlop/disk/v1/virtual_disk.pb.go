@@ -1428,8 +1428,10 @@ type Volume struct {
 	VirtualBytes int64  `protobuf:"varint,3,opt,name=virtual_bytes,json=virtualBytes,proto3" json:"virtual_bytes,omitempty"`
 	// PersistentVolumeClaim with the data, where Kubernetes stores it.
 	PersistentVolumeClaimName string `protobuf:"bytes,4,opt,name=persistent_volume_claim_name,json=persistentVolumeClaimName,proto3" json:"persistent_volume_claim_name,omitempty"`
-	unknownFields             protoimpl.UnknownFields
-	sizeCache                 protoimpl.SizeCache
+	// The only node that reaches the volume; empty where every node does.
+	Node          string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
@@ -1490,6 +1492,13 @@ func (x *Volume) GetPersistentVolumeClaimName() string {
 	return ""
 }
 
+func (x *Volume) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
 var File_orlop_disk_v1_virtual_disk_proto protoreflect.FileDescriptor
 
 const file_orlop_disk_v1_virtual_disk_proto_rawDesc = "" +
@@ -1518,14 +1527,14 @@ const file_orlop_disk_v1_virtual_disk_proto_rawDesc = "" +
 	"\x19virtualdisk.size.required\x12ahas(self.dataSource) || (has(self.persistentVolumeClaim) && has(self.persistentVolumeClaim.size))\x1aCpersistentVolumeClaim.size is required where there is no dataSource\"e\n" +
 	"\x19DiskPersistentVolumeClaim\x12\x1a\n" +
 	"\x04size\x18\x01 \x01(\tB\x06\xa2\xd4\x18\x02\x18\x01R\x04size\x12,\n" +
-	"\x12storage_class_name\x18\x02 \x01(\tR\x10storageClassName\"\x88\t\n" +
+	"\x12storage_class_name\x18\x02 \x01(\tR\x10storageClassName\"\xdf\b\n" +
 	"\x0eDiskDataSource\x12@\n" +
 	"\x04type\x18\x01 \x01(\x0e2$.orlop.image.v1.DataSourceType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12.\n" +
 	"\x04http\x18\x02 \x01(\v2\x1a.orlop.image.v1.HTTPSourceR\x04http\x12M\n" +
 	"\x0fcontainer_image\x18\x03 \x01(\v2$.orlop.image.v1.ContainerImageSourceR\x0econtainerImage\x12;\n" +
 	"\n" +
-	"object_ref\x18\x04 \x01(\v2\x1c.orlop.disk.v1.DiskObjectRefR\tobjectRef\x12]\n" +
-	"\x06upload\x18\x05 \x01(\v2\x1c.orlop.image.v1.UploadSourceB'\xa2\xd4\x18#*!uploads come with a later releaseR\x06upload:\x98\x06\xaa\xd4\x18\xae\x01\n" +
+	"object_ref\x18\x04 \x01(\v2\x1c.orlop.disk.v1.DiskObjectRefR\tobjectRef\x124\n" +
+	"\x06upload\x18\x05 \x01(\v2\x1c.orlop.image.v1.UploadSourceR\x06upload:\x98\x06\xaa\xd4\x18\xae\x01\n" +
 	"\x13diskdatasource.http\x12\\self.type != 'HTTP' || (has(self.http) && !has(self.containerImage) && !has(self.objectRef))\x1a9dataSource of type HTTP requires http and no other source\xaa\xd4\x18\xd6\x01\n" +
 	"\x1ddiskdatasource.containerimage\x12fself.type != 'ContainerImage' || (has(self.containerImage) && !has(self.http) && !has(self.objectRef))\x1aMdataSource of type ContainerImage requires containerImage and no other source\xaa\xd4\x18\xc2\x01\n" +
 	"\x18diskdatasource.objectref\x12aself.type != 'ObjectRef' || (has(self.objectRef) && !has(self.http) && !has(self.containerImage))\x1aCdataSource of type ObjectRef requires objectRef and no other source\xaa\xd4\x18\xbe\x01\n" +
@@ -1630,12 +1639,13 @@ const file_orlop_disk_v1_virtual_disk_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\x0e2\x1e.orlop.meta.v1.EventType.ValueR\x04type\x122\n" +
 	"\x06object\x18\x02 \x01(\v2\x1a.orlop.disk.v1.VirtualDiskR\x06object\x12)\n" +
 	"\x10resource_version\x18\x03 \x01(\tR\x0fresourceVersion\x12\x14\n" +
-	"\x05store\x18\x04 \x01(\tR\x05store\"\x9a\x01\n" +
+	"\x05store\x18\x04 \x01(\tR\x05store\"\xae\x01\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\tR\x06format\x12#\n" +
 	"\rvirtual_bytes\x18\x03 \x01(\x03R\fvirtualBytes\x12?\n" +
-	"\x1cpersistent_volume_claim_name\x18\x04 \x01(\tR\x19persistentVolumeClaimName2\xcd\t\n" +
+	"\x1cpersistent_volume_claim_name\x18\x04 \x01(\tR\x19persistentVolumeClaimName\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node2\xcd\t\n" +
 	"\x12VirtualDiskService\x12\x9d\x01\n" +
 	"\x11CreateVirtualDisk\x12'.orlop.disk.v1.CreateVirtualDiskRequest\x1a\x1a.orlop.disk.v1.VirtualDisk\"C\x82\xd3\xe4\x93\x02=:\fvirtual_disk\"-/v1alpha2/namespaces/{namespace}/virtualdisks\x12\x85\x01\n" +
 	"\x0eGetVirtualDisk\x12\x19.orlop.meta.v1.GetRequest\x1a\x1a.orlop.disk.v1.VirtualDisk\"<\x82\xd3\xe4\x93\x026\x124/v1alpha2/namespaces/{namespace}/virtualdisks/{name}\x12\xa8\x01\n" +

@@ -52,7 +52,10 @@ type VirtualDiskServiceClient interface {
 	WatchVirtualDisks(ctx context.Context, in *v1.WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVirtualDisksResponse], error)
 	// ClaimVirtualDisk says that the holder uses the disk, and tells where its
 	// volume is. Refused with reason VirtualDiskNotReady until the disk is
-	// Ready, and with VirtualDiskAlreadyInUse while another holder is active.
+	// Ready, and with VirtualDiskAlreadyInUse while another holder is active. A
+	// disk in WaitForFirstConsumer is then made on the holder's node: the answer
+	// has no path until it is, and a repeated claim has it. A claim that is
+	// repeated after the holder made the volume larger tells so.
 	ClaimVirtualDisk(ctx context.Context, in *v1.ClaimRequest, opts ...grpc.CallOption) (*Volume, error)
 	// ReleaseVirtualDisk ends a claim.
 	ReleaseVirtualDisk(ctx context.Context, in *v1.ReleaseRequest, opts ...grpc.CallOption) (*v1.ReleaseResponse, error)
@@ -175,7 +178,10 @@ type VirtualDiskServiceServer interface {
 	WatchVirtualDisks(*v1.WatchRequest, grpc.ServerStreamingServer[WatchVirtualDisksResponse]) error
 	// ClaimVirtualDisk says that the holder uses the disk, and tells where its
 	// volume is. Refused with reason VirtualDiskNotReady until the disk is
-	// Ready, and with VirtualDiskAlreadyInUse while another holder is active.
+	// Ready, and with VirtualDiskAlreadyInUse while another holder is active. A
+	// disk in WaitForFirstConsumer is then made on the holder's node: the answer
+	// has no path until it is, and a repeated claim has it. A claim that is
+	// repeated after the holder made the volume larger tells so.
 	ClaimVirtualDisk(context.Context, *v1.ClaimRequest) (*Volume, error)
 	// ReleaseVirtualDisk ends a claim.
 	ReleaseVirtualDisk(context.Context, *v1.ReleaseRequest) (*v1.ReleaseResponse, error)

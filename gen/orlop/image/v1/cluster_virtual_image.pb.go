@@ -915,14 +915,14 @@ const file_orlop_image_v1_cluster_virtual_image_proto_rawDesc = "" +
 	"\x1fclustervirtualimage.name.length\x12 self.metadata.name.size() <= 128\x1a3metadata.name must be no longer than 128 characters\"e\n" +
 	"\x17ClusterVirtualImageSpec\x12J\n" +
 	"\vdata_source\x18\x01 \x01(\v2!.orlop.image.v1.ClusterDataSourceB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"dataSource\"\xa2\t\n" +
+	"dataSource\"\xf9\b\n" +
 	"\x11ClusterDataSource\x12@\n" +
 	"\x04type\x18\x01 \x01(\x0e2$.orlop.image.v1.DataSourceType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12.\n" +
 	"\x04http\x18\x02 \x01(\v2\x1a.orlop.image.v1.HTTPSourceR\x04http\x12T\n" +
 	"\x0fcontainer_image\x18\x03 \x01(\v2+.orlop.image.v1.ClusterContainerImageSourceR\x0econtainerImage\x12?\n" +
 	"\n" +
-	"object_ref\x18\x04 \x01(\v2 .orlop.image.v1.ClusterObjectRefR\tobjectRef\x12]\n" +
-	"\x06upload\x18\x05 \x01(\v2\x1c.orlop.image.v1.UploadSourceB'\xa2\xd4\x18#*!uploads come with a later releaseR\x06upload:\xa4\x06\xaa\xd4\x18\xb1\x01\n" +
+	"object_ref\x18\x04 \x01(\v2 .orlop.image.v1.ClusterObjectRefR\tobjectRef\x124\n" +
+	"\x06upload\x18\x05 \x01(\v2\x1c.orlop.image.v1.UploadSourceR\x06upload:\xa4\x06\xaa\xd4\x18\xb1\x01\n" +
 	"\x16clusterdatasource.http\x12\\self.type != 'HTTP' || (has(self.http) && !has(self.containerImage) && !has(self.objectRef))\x1a9dataSource of type HTTP requires http and no other source\xaa\xd4\x18\xd9\x01\n" +
 	" clusterdatasource.containerimage\x12fself.type != 'ContainerImage' || (has(self.containerImage) && !has(self.http) && !has(self.objectRef))\x1aMdataSource of type ContainerImage requires containerImage and no other source\xaa\xd4\x18\xc5\x01\n" +
 	"\x1bclusterdatasource.objectref\x12aself.type != 'ObjectRef' || (has(self.objectRef) && !has(self.http) && !has(self.containerImage))\x1aCdataSource of type ObjectRef requires objectRef and no other source\xaa\xd4\x18\xc1\x01\n" +

@@ -1123,15 +1123,15 @@ var File_orlop_image_v1_source_proto protoreflect.FileDescriptor
 
 const file_orlop_image_v1_source_proto_rawDesc = "" +
 	"\n" +
-	"\x1borlop/image/v1/source.proto\x12\x0eorlop.image.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1corlop/schema/v1/schema.proto\"\xf1\b\n" +
+	"\x1borlop/image/v1/source.proto\x12\x0eorlop.image.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1corlop/schema/v1/schema.proto\"\xc8\b\n" +
 	"\n" +
 	"DataSource\x12@\n" +
 	"\x04type\x18\x01 \x01(\x0e2$.orlop.image.v1.DataSourceType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12.\n" +
 	"\x04http\x18\x02 \x01(\v2\x1a.orlop.image.v1.HTTPSourceR\x04http\x12M\n" +
 	"\x0fcontainer_image\x18\x03 \x01(\v2$.orlop.image.v1.ContainerImageSourceR\x0econtainerImage\x128\n" +
 	"\n" +
-	"object_ref\x18\x04 \x01(\v2\x19.orlop.image.v1.ObjectRefR\tobjectRef\x12]\n" +
-	"\x06upload\x18\x05 \x01(\v2\x1c.orlop.image.v1.UploadSourceB'\xa2\xd4\x18#*!uploads come with a later releaseR\x06upload:\x88\x06\xaa\xd4\x18\xaa\x01\n" +
+	"object_ref\x18\x04 \x01(\v2\x19.orlop.image.v1.ObjectRefR\tobjectRef\x124\n" +
+	"\x06upload\x18\x05 \x01(\v2\x1c.orlop.image.v1.UploadSourceR\x06upload:\x88\x06\xaa\xd4\x18\xaa\x01\n" +
 	"\x0fdatasource.http\x12\\self.type != 'HTTP' || (has(self.http) && !has(self.containerImage) && !has(self.objectRef))\x1a9dataSource of type HTTP requires http and no other source\xaa\xd4\x18\xd2\x01\n" +
 	"\x19datasource.containerimage\x12fself.type != 'ContainerImage' || (has(self.containerImage) && !has(self.http) && !has(self.objectRef))\x1aMdataSource of type ContainerImage requires containerImage and no other source\xaa\xd4\x18\xbe\x01\n" +
 	"\x14datasource.objectref\x12aself.type != 'ObjectRef' || (has(self.objectRef) && !has(self.http) && !has(self.containerImage))\x1aCdataSource of type ObjectRef requires objectRef and no other source\xaa\xd4\x18\xba\x01\n" +

@@ -481,7 +481,10 @@ type Access struct {
 	// API group of the (sub)resource where it is not the kind's own.
 	Group string `protobuf:"bytes,5,opt,name=group,proto3" json:"group,omitempty"`
 	// Plural of the kind the method acts on, where no standard method tells.
-	Resource      string `protobuf:"bytes,6,opt,name=resource,proto3" json:"resource,omitempty"`
+	Resource string `protobuf:"bytes,6,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The request itself carries the credential, such as an upload's token, and
+	// the method judges it: nothing else is asked for.
+	Bearer        bool `protobuf:"varint,7,opt,name=bearer,proto3" json:"bearer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -556,6 +559,13 @@ func (x *Access) GetResource() string {
 		return x.Resource
 	}
 	return ""
+}
+
+func (x *Access) GetBearer() bool {
+	if x != nil {
+		return x.Bearer
+	}
+	return false
 }
 
 var file_orlop_schema_v1_schema_proto_extTypes = []protoimpl.ExtensionInfo{
@@ -658,14 +668,15 @@ const file_orlop_schema_v1_schema_proto_rawDesc = "" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fFORMAT_QUANTITY\x10\x01\x12\x18\n" +
-	"\x14FORMAT_INT_OR_STRING\x10\x02\"\xb2\x01\n" +
+	"\x14FORMAT_INT_OR_STRING\x10\x02\"\xca\x01\n" +
 	"\x06Access\x12\x12\n" +
 	"\x04verb\x18\x01 \x01(\tR\x04verb\x12 \n" +
 	"\vsubresource\x18\x02 \x01(\tR\vsubresource\x12\x1a\n" +
 	"\binternal\x18\x03 \x01(\bR\binternal\x12$\n" +
 	"\rauthenticated\x18\x04 \x01(\bR\rauthenticated\x12\x14\n" +
 	"\x05group\x18\x05 \x01(\tR\x05group\x12\x1a\n" +
-	"\bresource\x18\x06 \x01(\tR\bresource:X\n" +
+	"\bresource\x18\x06 \x01(\tR\bresource\x12\x16\n" +
+	"\x06bearer\x18\a \x01(\bR\x06bearer:X\n" +
 	"\bresource\x12\x1f.google.protobuf.MessageOptions\x18Ċ\x03 \x01(\v2\x19.orlop.schema.v1.ResourceR\bresource:L\n" +
 	"\x04rule\x12\x1f.google.protobuf.MessageOptions\x18Ŋ\x03 \x03(\v2\x15.orlop.schema.v1.RuleR\x04rule:M\n" +
 	"\x05field\x12\x1d.google.protobuf.FieldOptions\x18Ċ\x03 \x01(\v2\x16.orlop.schema.v1.FieldR\x05field:Q\n" +

@@ -22,6 +22,7 @@ type settings struct {
 	maxVirtualSize             string
 	allowSources               []string
 	imports                    int
+	uploads                    image.Uploads
 }
 
 func (s *settings) bind(fs *pflag.FlagSet) {
@@ -35,13 +36,17 @@ func (s *settings) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.stagingDir, "staging-dir", "", "directory for imports under way")
 	fs.StringVar(&s.maxVirtualSize, "max-virtual-size", "", "largest disk that an image may describe, such as 2Ti")
 	fs.StringSliceVar(&s.allowSources, "allow-image-source", nil, "networks (CIDR) that images may come from although they are not public")
+	fs.StringVar(&s.uploads.URL, "upload-url", "", "https://host:port of the gateway, to which users upload files (none are taken if empty)")
+	fs.StringVar(&s.uploads.InClusterURL, "upload-url-in-cluster", "", "the same for users in the cluster, where it is another one")
+	fs.StringVar(&s.uploads.CAFile, "upload-ca", "", "PEM file on users' machines that verifies the gateway, for status.uploadCommand")
+	fs.DurationVar(&s.uploads.Timeout, "upload-timeout", image.DefaultUploadTimeout, "how long an upload is waited for without a byte")
 	fs.IntVar(&s.imports, "imports", image.DefaultImports, "how many imports run at once")
 }
 
 // image is the settings as the service takes them.
 func (s *settings) image() (image.Options, error) {
 	o := image.Options{
-		StagingDir: s.stagingDir, Imports: s.imports,
+		StagingDir: s.stagingDir, Imports: s.imports, Uploads: s.uploads,
 		Registry: image.Registry{
 			Endpoint: s.registry, PlainHTTP: s.registryPlainHTTP, Username: s.registryUser, Prefix: s.registryPrefix,
 		},

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 
+	"orlop.dev/services/image/internal/durable"
 	"orlop.dev/services/image/internal/importer"
 )
 
@@ -66,41 +66,7 @@ func (f checkpointFile) write(r record) error {
 	if err != nil {
 		return err
 	}
-	temporary := f.path + ".new"
-	if err := writeSynced(temporary, text); err != nil {
-		return err
-	}
-	if err := os.Rename(temporary, f.path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(f.path))
+	return durable.WriteFile(f.path, text)
 }
 
-func (f checkpointFile) remove() error {
-	for _, path := range []string{f.path, f.path + ".new"} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-func writeSynced(path string, text []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(text)
-	if err == nil {
-		err = file.Sync()
-	}
-	return errors.Join(err, file.Close())
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
+func (f checkpointFile) remove() error { return durable.Remove(f.path) }

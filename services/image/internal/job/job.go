@@ -46,9 +46,8 @@ type Task struct {
 	UID string
 	// Version is that of the wish: an import of another version is not gone on with.
 	Version int32
-	// URL and CABundle are where the file is, and whom to trust for it.
-	URL      string
-	CABundle []byte
+	// Source is the file. It must be there: what waits for its file is no task yet.
+	Source   importer.Source
 	Checksum importer.Checksum
 	// Repository and Tag are where the image is published.
 	Repository, Tag string

@@ -3,7 +3,6 @@ package job
 import (
 	"context"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -12,7 +11,6 @@ import (
 	"orlop.dev/services/image/internal/diskimage"
 	"orlop.dev/services/image/internal/dvcr"
 	"orlop.dev/services/image/internal/importer"
-	"orlop.dev/services/image/internal/source"
 )
 
 // progressEvery is how often an import tells how far it is.
@@ -27,14 +25,8 @@ type Options struct {
 	// Parallel is how many imports run at once (2).
 	Parallel int
 	Limits   diskimage.Limits
-	// AllowPrivate are networks that sources may be in although they are not
-	// public.
-	AllowPrivate []netip.Prefix
 	// Initial and Max pace attempts after failures that may pass (2 s, 2 min).
 	Initial, Max time.Duration
-	// Retry paces attempts within an import, whose failures aren't told before
-	// the last (5, which takes a quarter of a minute).
-	Retry source.Retry
 	// ChunkBytes is how much lies between two checkpoints (64 MiB).
 	ChunkBytes int64
 	// Logger is slog.Default() where it is nil.
@@ -50,9 +42,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Max <= 0 {
 		o.Max = 2 * time.Minute
-	}
-	if o.Retry.Attempts == 0 {
-		o.Retry.Attempts = 5
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -214,6 +203,17 @@ func (p *Pool) Clean(ctx context.Context, t Task) error {
 	return file.remove()
 }
 
+// Mark writes down that a version is at work for which no import runs, such as a
+// copy within the registry, and drops what another version has left. No import
+// of the UID may run.
+func (p *Pool) Mark(ctx context.Context, t Task) error {
+	request, file, err := p.request(t)
+	if err != nil {
+		return err
+	}
+	return p.forgetOther(ctx, request, file)
+}
+
 // Last returns the version of the import that was last at work on an image, in
 // this process or one before; false if that isn't known here.
 func (p *Pool) Last(uid string) (int32, bool) {
@@ -233,10 +233,7 @@ func (p *Pool) request(t Task) (importer.Request, checkpointFile, error) {
 	}
 	file := p.file(t)
 	return importer.Request{
-		ID: t.UID,
-		Source: importer.HTTP(source.Options{
-			URL: t.URL, CABundle: t.CABundle, AllowPrivate: p.options.AllowPrivate, Retry: p.options.Retry,
-		}),
+		ID: t.UID, Source: t.Source,
 		Checksum: t.Checksum, Target: target, Tag: t.Tag, Limits: p.options.Limits, Checkpoints: file,
 	}, file, nil
 }

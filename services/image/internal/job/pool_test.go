@@ -17,6 +17,7 @@ import (
 	"orlop.dev/services/image/internal/dvcr"
 	"orlop.dev/services/image/internal/dvcr/dvcrtest"
 	"orlop.dev/services/image/internal/failure"
+	"orlop.dev/services/image/internal/importer"
 	"orlop.dev/services/image/internal/job"
 	"orlop.dev/services/image/internal/source"
 )
@@ -110,9 +111,7 @@ func (s *shop) run(t *testing.T, parallel int) (pool *job.Pool, stop func()) {
 	t.Helper()
 	pool, err := job.New(job.Options{
 		Registry: s.registry, StagingDir: s.staging, Parallel: parallel, ChunkBytes: chunk,
-		AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		Initial:      time.Millisecond, Max: 10 * time.Millisecond,
-		Retry:  source.Retry{Attempts: 1, Initial: time.Millisecond, Max: time.Millisecond},
+		Initial: time.Millisecond, Max: 10 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
@@ -135,7 +134,11 @@ func (s *shop) run(t *testing.T, parallel int) (pool *job.Pool, stop func()) {
 func (s *shop) task(uid, path string, version int32) (job.Task, <-chan struct{}) {
 	changed := make(chan struct{}, 1)
 	return job.Task{
-		UID: uid, Version: version, URL: s.url + path, Repository: "vi/default/" + uid, Tag: uid,
+		UID: uid, Version: version, Repository: "vi/default/" + uid, Tag: uid,
+		Source: importer.HTTP(source.Options{
+			URL: s.url + path, AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+			Retry: source.Retry{Attempts: 1, Initial: time.Millisecond, Max: time.Millisecond},
+		}),
 		Changed: func() {
 			select {
 			case changed <- struct{}{}:

@@ -24,7 +24,7 @@ func (r *Reader) connect() (time.Duration, error) {
 		cancel()
 		return 0, err
 	}
-	response, err := r.client.Do(request)
+	response, err := r.client.Do(request) //nolint:bodyclose // by r.body, which keeps it, or b.close
 	if err != nil {
 		cancel()
 		return 0, r.classify(err)
@@ -157,6 +157,12 @@ func (r *Reader) classify(err error) error {
 		return &failure.Error{
 			Class: failure.Terminal, Reason: ReasonCertificate, Cause: bad.Err,
 			Message: fmt.Sprintf("the certificate of %s is not trusted; caBundle can name its authority", display(r.target)),
+		}
+	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return &failure.Error{
+			Class: failure.Terminal, Reason: ReasonResponse, Cause: http.ErrSchemeMismatch,
+			Message: display(r.target) + " is no https server",
 		}
 	}
 	return failure.Temporaryf(ReasonUnavailable, plain(err), "%s can't be reached", display(r.target))

@@ -95,6 +95,10 @@ type Options struct {
 
 	Timeouts Timeouts
 	Retry    Retry
+
+	// Wrap, if set, stands between the requests and the policy, such as to log in:
+	// it is asked for each request, redirects and other origins included.
+	Wrap func(http.RoundTripper) http.RoundTripper
 }
 
 const maxRedirects = 5
@@ -182,19 +186,20 @@ func newClient(o *Options) (*http.Client, error) {
 		return nil, failure.Terminalf(ReasonInvalidCA, "the CA bundle holds no PEM certificate")
 	}
 	dialer := &net.Dialer{Timeout: o.Timeouts.Connect, Control: policy{allowed: o.AllowPrivate}.control}
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:            dialer.DialContext,
-			TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout:    o.Timeouts.Connect,
-			ResponseHeaderTimeout:  o.Timeouts.Header,
-			MaxResponseHeaderBytes: 64 << 10,
-			DisableCompression:     true,
-			ForceAttemptHTTP2:      true,
-			ReadBufferSize:         64 << 10,
-		},
-		CheckRedirect: checkRedirect,
-	}, nil
+	var transport http.RoundTripper = &http.Transport{
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    o.Timeouts.Connect,
+		ResponseHeaderTimeout:  o.Timeouts.Header,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+		ForceAttemptHTTP2:      true,
+		ReadBufferSize:         64 << 10,
+	}
+	if o.Wrap != nil {
+		transport = o.Wrap(transport)
+	}
+	return &http.Client{Transport: transport, CheckRedirect: checkRedirect}, nil
 }
 
 // checkRedirect follows a few redirects to http and https. Nothing of one

@@ -11,6 +11,7 @@ import (
 	"orlop.dev/kit/resource"
 	"orlop.dev/services/image/internal/dvcr"
 	"orlop.dev/services/image/internal/dvcr/dvcrtest"
+	"orlop.dev/services/image/internal/intake"
 	"orlop.dev/services/image/internal/job"
 )
 
@@ -19,19 +20,19 @@ func withRegistry(t *testing.T) *Reconciler[*imagev1.VirtualImage] {
 	t.Helper()
 	r := reconciler()
 	registry := dvcrtest.Start(t, dvcrtest.Options{})
-	r.Registry = Registry{Registry: registry.Client(t), Host: registry.Options.Endpoint}
-	pool, err := job.New(job.Options{Registry: r.Registry.Registry, StagingDir: t.TempDir()})
+	r.Intake.Registry = intake.Registry{Registry: registry.Client(t), Host: registry.Options.Endpoint}
+	pool, err := job.New(job.Options{Registry: r.Intake.Registry.Registry, StagingDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Imports = pool
+	r.Intake.Imports = pool
 	return r
 }
 
 // publishes puts some disk into the registry as the image.
 func publishes(t *testing.T, r *Reconciler[*imagev1.VirtualImage], image *imagev1.VirtualImage) {
 	t.Helper()
-	repository, err := r.Registry.Repository(r.repository(image.GetMetadata()))
+	repository, err := r.Intake.Registry.Repository(r.Kind.repository(image.GetMetadata()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,40 +106,13 @@ func TestSpecIsNotChangedWhileTheRegistryIsAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Registry.Registry = client
+	r.Intake.Registry.Registry = client
 	changed := someImage()
 	changed.Spec.DataSource.Http.Url = "http://127.0.0.1/other"
 	if err := r.Admit(t.Context(), someImage(), changed); !fault.Is(err, fault.Transient) {
 		t.Errorf("got %v, want a fault that passes", err)
 	}
 }
-
-// The race: an import publishes at the moment when its spec is changed.
-func TestWhatAnEarlierSpecPublishedIsNotTheImage(t *testing.T) {
-	r := withRegistry(t)
-	image := someImage()
-	publishes(t, r, image)
-	if found, err := r.current(t.Context(), image); err != nil || found == nil {
-		t.Fatalf("found %v, %v", found, err)
-	}
-	image.Metadata.Generation = 2
-	r.Imports = lastImported{Imports: r.Imports, version: 1}
-	if found, err := r.current(t.Context(), image); err != nil || found != nil {
-		t.Errorf("the first spec's image passes for the second's: %v, %v", found, err)
-	}
-	r.Imports = lastImported{Imports: r.Imports, version: 2}
-	if found, err := r.current(t.Context(), image); err != nil || found == nil {
-		t.Errorf("found %v, %v", found, err)
-	}
-}
-
-// lastImported is imports after one of that version.
-type lastImported struct {
-	Imports
-	version int32
-}
-
-func (l lastImported) Last(string) (int32, bool) { return l.version, true }
 
 func TestNamespacesAreThoseOfMachines(t *testing.T) {
 	got := usedInNamespaces([]*metav1.Holder{

@@ -6,17 +6,16 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
+	"orlop.dev/services/image/internal/intake"
 )
 
 const kindVirtualMachine = "VirtualMachine"
 
-// Holding lets others use the images of a reconciler. blobPath finds the file of
-// a blob where the registry's storage is on this machine; it may be nil.
-func (r *Reconciler[T]) Holding(blobPath func(digest string) (string, bool)) *resource.Holding[T] {
+// Holding lets others use the images of a reconciler.
+func (r *Reconciler[T]) Holding() *resource.Holding[T] {
 	return &resource.Holding[T]{
 		Admit: func(ctx context.Context, image T, _ *metav1.Holder) error {
 			_, err := r.ready(ctx, image)
@@ -27,24 +26,14 @@ func (r *Reconciler[T]) Holding(blobPath func(digest string) (string, bool)) *re
 			if err != nil {
 				return nil, err
 			}
-			blob := &imagev1.Blob{
-				RegistryUrl: r.location(image) + "@" + found.manifest,
-				Digest:      found.Disk.Digest.String(), Format: found.Format,
-				StoredBytes: found.Disk.Size, VirtualBytes: found.VirtualBytes, Cdrom: found.CDROM,
-			}
-			if blobPath != nil {
-				if path, here := blobPath(blob.GetDigest()); here {
-					blob.Path = path
-				}
-			}
-			return blob, nil
+			return r.Intake.Registry.Blob(r.Kind.repository(image.GetMetadata()), found), nil
 		},
 	}
 }
 
 // ready returns an image that can be used, or says why it can't.
-func (r *Reconciler[T]) ready(ctx context.Context, image T) (*published, error) {
-	found, err := r.current(ctx, image)
+func (r *Reconciler[T]) ready(ctx context.Context, image T) (*intake.Published, error) {
+	found, err := r.Intake.Current(ctx, r.wish(image))
 	if err != nil {
 		return nil, err
 	}
@@ -68,11 +57,18 @@ func usedInNamespaces(holders []*metav1.Holder) []string {
 	return slices.Compact(namespaces)
 }
 
-func activeHolder(image resource.Object) *metav1.Holder {
+// activeHolders are those that keep an image from being deleted, machines first.
+func activeHolders(image resource.Object) (machines, others []string) {
 	for _, holder := range image.GetMetadata().GetHolders() {
-		if holder.GetActive() {
-			return holder
+		switch {
+		case !holder.GetActive():
+		case holder.GetKind() == kindVirtualMachine:
+			machines = append(machines, holder.GetNamespace()+"/"+holder.GetName())
+		default:
+			others = append(others, holder.GetKind()+" "+holder.GetNamespace()+"/"+holder.GetName())
 		}
 	}
-	return nil
+	slices.Sort(machines)
+	slices.Sort(others)
+	return machines, others
 }

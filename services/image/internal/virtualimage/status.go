@@ -1,8 +1,7 @@
 package virtualimage
 
 import (
-	"strconv"
-	"time"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -11,7 +10,7 @@ import (
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile/condition"
 	"orlop.dev/kit/resource"
-	"orlop.dev/services/image/internal/importer"
+	"orlop.dev/services/image/internal/intake"
 	"orlop.dev/services/image/internal/job"
 )
 
@@ -29,7 +28,6 @@ const (
 	reasonProvisioning           = "Provisioning"
 	reasonProvisioningNotStarted = "ProvisioningNotStarted"
 	reasonProvisioningFailed     = "ProvisioningFailed"
-	reasonNotSupported           = "NotSupported"
 )
 
 // Paths of fields that may ask for what isn't done yet.
@@ -45,21 +43,21 @@ func (r *Reconciler[T]) status(image T, o *observation) proto.Message {
 	status := &imagev1.VirtualImageStatus{
 		Phase:              phase(image, o),
 		Cdrom:              proto.Bool(false),
-		DownloadSpeed:      downloadSpeed(r.Kind.old(image).GetDownloadSpeed(), o),
+		Progress:           o.Progress(),
+		DownloadSpeed:      o.DownloadSpeed(r.Kind.old(image).GetDownloadSpeed()),
 		Conditions:         r.conditions(image, o),
 		ObservedGeneration: meta.GetGeneration(),
 	}
 	if o.refusal == nil {
-		status.Target = &imagev1.ImageTarget{RegistryUrl: r.location(image) + ":" + meta.GetUid()}
+		status.Target = &imagev1.ImageTarget{RegistryUrl: r.Intake.Registry.Location(r.Kind.repository(meta)) + ":" + meta.GetUid()}
 	}
-	switch {
-	case o.published != nil:
-		status.Progress = "100%"
-		status.Cdrom = proto.Bool(o.published.CDROM)
-		status.Format = o.published.Format
-		status.Size = size(o.published)
-	case o.job != nil:
-		status.Progress = progress(o.job)
+	if found := o.Published; found != nil {
+		status.Cdrom = proto.Bool(found.CDROM)
+		status.Format = found.Format
+		status.Size = found.Size()
+		status.SourceUid = found.SourceUID
+	} else if o.Upload != nil {
+		status.ImageUploadUrls, status.UploadCommand = o.Upload.URLs, o.Upload.Command
 	}
 	return r.Kind.status(image, status)
 }
@@ -74,67 +72,38 @@ func phase(image resource.Object, o *observation) imagev1.ImagePhase_Value {
 	switch {
 	case resource.Terminating(image):
 		return imagev1.ImagePhase_Terminating
-	case o.published != nil:
+	case o.Published != nil:
 		return imagev1.ImagePhase_Ready
 	case o.refusal != nil:
 		return imagev1.ImagePhase_Failed
-	case o.job == nil, o.job.Stage == job.Queued:
+	case o.uploading():
+		return uploadPhase(o.Upload)
+	case o.Waits != nil && o.Waits.Class == fault.Invalid:
+		return imagev1.ImagePhase_Failed
+	case o.Job == nil, o.Job.Stage == job.Queued:
 		return imagev1.ImagePhase_Pending
-	case o.job.Stage == job.Failed:
+	case o.Job.Stage == job.Failed:
 		return imagev1.ImagePhase_Failed
 	}
 	return imagev1.ImagePhase_Provisioning
-}
-
-func size(found *published) *imagev1.ImageSize {
-	return &imagev1.ImageSize{
-		Stored: human(found.Disk.Size), StoredBytes: strconv.FormatInt(found.Disk.Size, 10),
-		Unpacked: human(found.VirtualBytes), UnpackedBytes: strconv.FormatInt(found.VirtualBytes, 10),
-	}
-}
-
-// progress is empty until the import runs.
-func progress(state *job.State) string {
-	read := state.Progress.ReadBytes
-	switch {
-	case state.Stage == job.Stopping, read == 0 && state.Stage != job.Running:
-		return ""
-	}
-	return percent(read, state.Progress.TotalBytes)
-}
-
-// downloadSpeed keeps the mean of an import that is over.
-func downloadSpeed(old *imagev1.DownloadSpeed, o *observation) *imagev1.DownloadSpeed {
-	switch {
-	case o.published != nil && old != nil:
-		return &imagev1.DownloadSpeed{Avg: old.GetAvg(), AvgBytes: old.GetAvgBytes()}
-	case o.job == nil || o.job.Progress == importer.Progress{}:
-		return nil
-	}
-	p := o.job.Progress
-	speed := &imagev1.DownloadSpeed{
-		Avg: human(p.AverageBytesPerSecond) + "/s", AvgBytes: strconv.FormatInt(p.AverageBytesPerSecond, 10),
-	}
-	if o.job.Stage == job.Running {
-		speed.Current = human(p.BytesPerSecond) + "/s"
-		speed.CurrentBytes = strconv.FormatInt(p.BytesPerSecond, 10)
-	}
-	return speed
 }
 
 func (r *Reconciler[T]) conditions(image T, o *observation) []*metav1.Condition {
 	list := condition.List{
 		Old: r.Kind.old(image).GetConditions(), Generation: image.GetMetadata().GetGeneration(), Now: r.Now(),
 	}
-	if refuses(o.refusal, pathSource) {
-		list.False(typeDatasourceReady, reasonNotSupported, o.refusal.Message)
-	} else {
+	switch {
+	case refuses(o.refusal, pathSource):
+		list.False(typeDatasourceReady, intake.ReasonNotSupported, o.refusal.Message)
+	case o.Waits != nil:
+		list.False(typeDatasourceReady, o.Waits.Reason, o.Waits.Message)
+	default:
 		list.True(typeDatasourceReady, "DatasourceReady", "")
 	}
-	ready(&list, image, o)
+	r.isReady(&list, image, o)
 	if r.Kind.classes {
 		if refuses(o.refusal, pathStorage) {
-			list.False(typeStorageClassReady, reasonNotSupported, o.refusal.Message)
+			list.False(typeStorageClassReady, intake.ReasonNotSupported, o.refusal.Message)
 		} else {
 			list.True(typeStorageClassReady, "DVCRTypeUsed", "The image is kept in DVCR, which needs no storage class.")
 		}
@@ -147,33 +116,36 @@ func refuses(refusal *fault.Fault, path string) bool {
 	return refusal != nil && len(refusal.Fields) > 0 && refusal.Fields[0].Path == path
 }
 
-func ready(list *condition.List, image resource.Object, o *observation) {
+func (r *Reconciler[T]) isReady(list *condition.List, image resource.Object, o *observation) {
 	switch {
-	case o.unseen != nil && resource.Terminating(image):
-		list.False(typeReady, reasonProvisioningFailed, "The image can't be removed for now: "+o.unseen.Message+".")
-	case o.published != nil:
+	case o.Unseen != nil && resource.Terminating(image):
+		list.False(typeReady, reasonProvisioningFailed, "The image can't be removed for now: "+o.Unseen.Message+".")
+	case o.Published != nil:
 		list.True(typeReady, reasonReady, "")
 	case o.refusal != nil:
-		list.False(typeReady, reasonNotSupported, o.refusal.Message)
-	case o.unseen != nil:
-		list.False(typeReady, reasonProvisioningNotStarted, "The import waits: "+o.unseen.Message+".")
-	case o.job == nil:
+		list.False(typeReady, intake.ReasonNotSupported, o.refusal.Message)
+	case o.uploading():
+		list.False(typeReady, uploadReason(o.Upload), o.Upload.Explain())
+	case o.Waits != nil && o.Waits.Class == fault.Invalid:
+		list.False(typeReady, o.Waits.Reason, o.Waits.Message)
+	case o.Waits != nil:
+		list.False(typeReady, r.Kind.waiting, o.Waits.Message)
+	case o.Unseen != nil:
+		list.False(typeReady, reasonProvisioningNotStarted, "The import waits: "+o.Unseen.Message+".")
+	case o.Job == nil:
 		list.False(typeReady, reasonProvisioningNotStarted, "")
 	default:
-		imported(list, o.job)
+		r.imported(list, o.Job)
 	}
 }
 
 // imported tells how far an import is.
-func imported(list *condition.List, state *job.State) {
+func (r *Reconciler[T]) imported(list *condition.List, state *job.State) {
 	switch state.Stage {
 	case job.Queued:
 		list.False(typeReady, reasonProvisioningNotStarted, "Other imports run: this one waits for its turn.")
-	case job.Failed:
-		list.False(typeReady, reasonProvisioningFailed, job.Explain(state.Err))
-	case job.Retrying:
-		list.False(typeReady, reasonProvisioningFailed,
-			job.Explain(state.Err)+"; tried again at "+state.Next.UTC().Format(time.TimeOnly)+" UTC")
+	case job.Failed, job.Retrying:
+		list.False(typeReady, r.failed(state), intake.Failure(state))
 	case job.Stopping:
 		list.False(typeReady, reasonProvisioning, "The import is being stopped.")
 	default:
@@ -181,14 +153,23 @@ func imported(list *condition.List, state *job.State) {
 	}
 }
 
+// failed is the reason of an import that failed: some kinds tell a registry's
+// failures from others.
+func (r *Reconciler[T]) failed(state *job.State) string {
+	if intake.FailedToPull(state) {
+		return r.Kind.pulling
+	}
+	return reasonProvisioningFailed
+}
+
 func inUse(list *condition.List, image resource.Object) {
-	holder := activeHolder(image)
+	machines, others := activeHolders(image)
 	switch {
-	case holder == nil:
-		list.False(typeInUse, "NotInUse", "")
-	case holder.GetKind() == kindVirtualMachine:
-		list.True(typeInUse, "AttachedToVirtualMachine", "VirtualMachine "+holder.GetName()+" uses the image.")
+	case len(machines) > 0:
+		list.True(typeInUse, "AttachedToVirtualMachine", "Used by VirtualMachine "+strings.Join(machines, ", ")+".")
+	case len(others) > 0:
+		list.True(typeInUse, "UsedForDiskCreation", "Being used for "+strings.Join(others, ", ")+".")
 	default:
-		list.True(typeInUse, "UsedForDiskCreation", holder.GetKind()+" "+holder.GetName()+" is made from the image.")
+		list.False(typeInUse, "NotInUse", "")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"orlop.dev/services/image/internal/dvcr"
 	"orlop.dev/services/image/internal/failure"
 	"orlop.dev/services/image/internal/importer"
+	"orlop.dev/services/image/internal/intake"
 	"orlop.dev/services/image/internal/job"
 )
 
@@ -21,7 +22,9 @@ var now = time.Date(2026, 11, 22, 21, 0, 0, 0, time.UTC)
 
 func reconciler() *Reconciler[*imagev1.VirtualImage] {
 	return &Reconciler[*imagev1.VirtualImage]{
-		Kind: Namespaced(), Registry: Registry{Host: "dvcr:5000", Prefix: "team/"}, Now: func() time.Time { return now },
+		Kind:   Namespaced(),
+		Intake: &intake.Intake{Registry: intake.Registry{Host: "dvcr:5000", Prefix: "team/"}},
+		Now:    func() time.Time { return now },
 	}
 }
 
@@ -49,18 +52,18 @@ func TestStatusSaysWhatWasObserved(t *testing.T) {
 		progress string
 		ready    string
 	}{
-		{"an import that was asked for", observation{job: &job.State{Stage: job.Starting}}, imagev1.ImagePhase_Provisioning, "", "Provisioning"},
-		{"one that waits for its turn", observation{job: &job.State{Stage: job.Queued}}, imagev1.ImagePhase_Pending, "", "ProvisioningNotStarted"},
-		{"one that has begun", observation{job: &job.State{Stage: job.Running}}, imagev1.ImagePhase_Provisioning, "0.0%", "Provisioning"},
-		{"one on its way", observation{job: &job.State{Stage: job.Running, Progress: half}}, imagev1.ImagePhase_Provisioning, "28.2%", "Provisioning"},
-		{"one of unknown length", observation{job: &job.State{Stage: job.Running, Progress: importer.Progress{ReadBytes: 5, TotalBytes: -1}}}, imagev1.ImagePhase_Provisioning, "0.0%", "Provisioning"},
-		{"one that has read all", observation{job: &job.State{Stage: job.Running, Progress: whole}}, imagev1.ImagePhase_Provisioning, "100.0%", "Provisioning"},
-		{"one that failed for now", observation{job: &job.State{Stage: job.Retrying, Progress: half, Err: busy, Next: now}}, imagev1.ImagePhase_Provisioning, "28.2%", "ProvisioningFailed"},
-		{"one that failed for good", observation{job: &job.State{Stage: job.Failed, Err: lost}}, imagev1.ImagePhase_Failed, "", "ProvisioningFailed"},
-		{"one of an earlier spec", observation{job: &job.State{Stage: job.Stopping, Progress: half}}, imagev1.ImagePhase_Provisioning, "", "Provisioning"},
-		{"a registry that is away", observation{unseen: fault.New(fault.Transient, "RegistryUnavailable", "away")}, imagev1.ImagePhase_Pending, "", "ProvisioningNotStarted"},
+		{"an import that was asked for", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Starting}}}, imagev1.ImagePhase_Provisioning, "", "Provisioning"},
+		{"one that waits for its turn", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Queued}}}, imagev1.ImagePhase_Pending, "", "ProvisioningNotStarted"},
+		{"one that has begun", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Running}}}, imagev1.ImagePhase_Provisioning, "0.0%", "Provisioning"},
+		{"one on its way", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Running, Progress: half}}}, imagev1.ImagePhase_Provisioning, "28.2%", "Provisioning"},
+		{"one of unknown length", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Running, Progress: importer.Progress{ReadBytes: 5, TotalBytes: -1}}}}, imagev1.ImagePhase_Provisioning, "0.0%", "Provisioning"},
+		{"one that has read all", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Running, Progress: whole}}}, imagev1.ImagePhase_Provisioning, "100.0%", "Provisioning"},
+		{"one that failed for now", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Retrying, Progress: half, Err: busy, Next: now}}}, imagev1.ImagePhase_Provisioning, "28.2%", "ProvisioningFailed"},
+		{"one that failed for good", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Failed, Err: lost}}}, imagev1.ImagePhase_Failed, "", "ProvisioningFailed"},
+		{"one of an earlier spec", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Stopping, Progress: half}}}, imagev1.ImagePhase_Provisioning, "", "Provisioning"},
+		{"a registry that is away", observation{Observation: intake.Observation{Unseen: fault.New(fault.Transient, "RegistryUnavailable", "away")}}, imagev1.ImagePhase_Pending, "", "ProvisioningNotStarted"},
 		{"storage that isn't there", observation{refusal: supported(noStorage)}, imagev1.ImagePhase_Failed, "", "NotSupported"},
-		{"the image in the registry", observation{published: &published{}, job: &job.State{Stage: job.Done}}, imagev1.ImagePhase_Ready, "100%", "Ready"},
+		{"the image in the registry", observation{Observation: intake.Observation{Published: &intake.Published{}, Job: &job.State{Stage: job.Done}}}, imagev1.ImagePhase_Ready, "100%", "Ready"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -83,9 +86,9 @@ func TestReadyImageTellsItsSize(t *testing.T) {
 	image.Status = &imagev1.VirtualImageStatus{DownloadSpeed: &imagev1.DownloadSpeed{
 		Avg: "1Mi/s", AvgBytes: "1048576", Current: "2Mi/s", CurrentBytes: "2097152",
 	}}
-	seen := observation{published: &published{Artifact: dvcr.Artifact{
+	seen := observation{Observation: intake.Observation{Published: &intake.Published{Artifact: dvcr.Artifact{
 		Disk: dvcr.Blob{Size: 299787264}, Format: "iso", VirtualBytes: 2684354560, CDROM: true,
-	}}}
+	}}}}
 	status := reconciler().status(image, &seen).(*imagev1.VirtualImageStatus)
 	size := status.GetSize()
 	if size.GetStored() != "285.9Mi" || size.GetStoredBytes() != "299787264" || size.GetUnpacked() != "2.5Gi" || size.GetUnpackedBytes() != "2684354560" {
@@ -110,7 +113,7 @@ func TestFailureIsNamedForProgramsAndPeople(t *testing.T) {
 		{"unclassified", errors.New("open /secret"), "the import can't go on for now; the log of the image service says why"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			seen := observation{job: &job.State{Stage: job.Failed, Err: c.err}}
+			seen := observation{Observation: intake.Observation{Job: &job.State{Stage: job.Failed, Err: c.err}}}
 			status := reconciler().status(someImage(), &seen).(*imagev1.VirtualImageStatus)
 			if got := condition.Find(status.GetConditions(), "Ready").GetMessage(); got != c.want {
 				t.Errorf("%q, want %q", got, c.want)
@@ -123,7 +126,7 @@ func TestTerminatingImageSaysWhoHoldsIt(t *testing.T) {
 	image := someImage()
 	image.Metadata.DeletionTimestamp = timestamppb.New(now)
 	image.Metadata.Holders = []*metav1.Holder{{Kind: "VirtualMachine", Name: "linux-vm", Uid: "u", Active: true}}
-	status := reconciler().status(image, &observation{published: &published{}}).(*imagev1.VirtualImageStatus)
+	status := reconciler().status(image, &observation{Observation: intake.Observation{Published: &intake.Published{}}}).(*imagev1.VirtualImageStatus)
 	inUse := condition.Find(status.GetConditions(), "InUse")
 	if status.GetPhase() != imagev1.ImagePhase_Terminating || inUse.GetReason() != "AttachedToVirtualMachine" || inUse.GetMessage() == "" {
 		t.Errorf("phase %s, InUse %v", status.GetPhase(), inUse)
@@ -131,25 +134,16 @@ func TestTerminatingImageSaysWhoHoldsIt(t *testing.T) {
 }
 
 func TestClusterImageHasTheSameStatus(t *testing.T) {
-	r := &Reconciler[*imagev1.ClusterVirtualImage]{Kind: Cluster(), Registry: Registry{Host: "dvcr:5000"}, Now: func() time.Time { return now }}
+	r := &Reconciler[*imagev1.ClusterVirtualImage]{
+		Kind: Cluster(), Intake: &intake.Intake{Registry: intake.Registry{Host: "dvcr:5000"}}, Now: func() time.Time { return now },
+	}
 	image := &imagev1.ClusterVirtualImage{Metadata: &metav1.ObjectMeta{Name: "ubuntu", Uid: "uid", Generation: 3}}
-	status := r.status(image, &observation{published: &published{}}).(*imagev1.ClusterVirtualImageStatus)
+	status := r.status(image, &observation{Observation: intake.Observation{Published: &intake.Published{}}}).(*imagev1.ClusterVirtualImageStatus)
 	if status.GetPhase() != imagev1.ImagePhase_Ready || status.GetObservedGeneration() != 3 ||
 		status.GetTarget().GetRegistryUrl() != "dvcr:5000/cvi/ubuntu:uid" || status.GetSize() == nil {
 		t.Errorf("status %v", status)
 	}
 	if c := condition.Find(status.GetConditions(), "StorageClassReady"); c != nil {
 		t.Errorf("%v: a cluster's image has no storage class", c)
-	}
-}
-
-func TestHumanWritesSizesAsTheGuideDoes(t *testing.T) {
-	for bytes, want := range map[int64]string{
-		0: "0", 1: "1", 1023: "1023", 1024: "1Ki", 1536: "1.5Ki", 1 << 20: "1Mi", 1<<20 - 1: "1Mi",
-		299787264: "285.9Mi", 2684354560: "2.5Gi", 10 << 30: "10Gi", 1<<63 - 1: "8Ei",
-	} {
-		if got := human(bytes); got != want {
-			t.Errorf("human(%d) = %s, want %s", bytes, got, want)
-		}
 	}
 }

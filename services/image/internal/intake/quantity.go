@@ -1,4 +1,4 @@
-package virtualimage
+package intake
 
 import (
 	"math"

@@ -1,0 +1,59 @@
+package kubernetes
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	secretv1 "orlop.dev/gen/orlop/secret/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/serve"
+)
+
+// Secrets is the port by which services read Secrets of the Kubernetes API. It
+// keeps none: each call reads what is there.
+type Secrets struct {
+	secretv1.UnimplementedSecretServiceServer
+	client clientset.Interface
+}
+
+// NewSecrets returns the port to the API server behind config, whose user must be
+// allowed to get Secrets.
+func NewSecrets(config *rest.Config) (*Secrets, error) {
+	client, err := clientset.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return &Secrets{client: client}, nil
+}
+
+// Part is the port as a piece of a process.
+func (s *Secrets) Part() serve.Part {
+	return serve.Part{
+		Name: "secrets",
+		Register: func(registrar grpc.ServiceRegistrar) error {
+			secretv1.RegisterSecretServiceServer(registrar, s)
+			return nil
+		},
+		Ready: func(context.Context) error { return nil },
+	}
+}
+
+// GetSecret implements SecretServiceServer.
+func (s *Secrets) GetSecret(ctx context.Context, request *secretv1.GetSecretRequest) (*secretv1.Secret, error) {
+	if request.GetNamespace() == "" || request.GetName() == "" {
+		return nil, fault.Refuse("name", "FieldValueRequired", "a Secret is named by namespace and name")
+	}
+	found, err := s.client.CoreV1().Secrets(request.GetNamespace()).Get(ctx, request.GetName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fault.New(fault.NotFound, "SecretNotFound", "Secret %s/%s is not there", request.GetNamespace(), request.GetName())
+	case err != nil:
+		return nil, fault.Wrap(err, fault.Transient, "KubernetesUnavailable", "the Kubernetes API can't give a Secret now")
+	}
+	return &secretv1.Secret{Type: string(found.Type), Data: found.Data}, nil
+}
