@@ -26,6 +26,7 @@ type house struct {
 	t      *testing.T
 	opts   disk.Options
 	images *resource.Collection[*imagev1.VirtualImage]
+	files  *importService
 
 	// Of the present instance of the service:
 	stop  func()
@@ -44,8 +45,9 @@ func newHouse(t *testing.T) *house {
 	answer := &imagev1.Blob{Digest: "sha256:0123", Path: blob, Format: "raw", VirtualBytes: blobBytes}
 	images, imagePart := servetest.StandIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, answer)
 	_, clusterPart := servetest.StandIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, answer)
-	others, _ := servetest.Host(t, imagePart, clusterPart)
-	h := &house{t: t, images: images, opts: disk.Options{Etcd: store, Images: others, Dir: t.TempDir(), Logger: servetest.Quiet()}}
+	files := newImportService(answer)
+	others, _ := servetest.Host(t, imagePart, clusterPart, files.part())
+	h := &house{t: t, images: images, files: files, opts: disk.Options{Etcd: store, Images: others, Dir: t.TempDir(), Logger: servetest.Quiet()}}
 	h.open()
 	return h
 }
@@ -62,16 +64,19 @@ func (h *house) open() {
 func key(name string) resource.Key { return resource.Key{Namespace: "default", Name: name} }
 
 func (h *house) create(name, size string) error {
-	_, err := h.disks.Create(h.t.Context(), &diskv1.VirtualDisk{
-		Metadata: &metav1.ObjectMeta{Namespace: "default", Name: name},
-		Spec: &diskv1.VirtualDiskSpec{
-			PersistentVolumeClaim: &diskv1.DiskPersistentVolumeClaim{Size: size},
-			DataSource: &diskv1.DiskDataSource{
-				Type:      imagev1.DataSourceType_ObjectRef,
-				ObjectRef: &diskv1.DiskObjectRef{Kind: diskv1.DiskObjectRefKind_VirtualImage, Name: "ubuntu"},
-			},
+	return h.apply(name, &diskv1.VirtualDiskSpec{
+		PersistentVolumeClaim: &diskv1.DiskPersistentVolumeClaim{Size: size},
+		DataSource: &diskv1.DiskDataSource{
+			Type:      imagev1.DataSourceType_ObjectRef,
+			ObjectRef: &diskv1.DiskObjectRef{Kind: diskv1.DiskObjectRefKind_VirtualImage, Name: "ubuntu"},
 		},
-	}, resource.WriteOptions{})
+	})
+}
+
+// apply makes a disk, or changes its spec.
+func (h *house) apply(name string, spec *diskv1.VirtualDiskSpec) error {
+	disk := &diskv1.VirtualDisk{Metadata: &metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: spec}
+	_, err := h.disks.Update(h.t.Context(), disk, resource.UpdateOptions{AllowMissing: true})
 	return err
 }
 
@@ -133,7 +138,7 @@ func TestDiskFromAnImageFromItsFirstWaitToItsEnd(t *testing.T) {
 
 	_, err = h.disks.Delete(t.Context(), key("root"), resource.DeleteOptions{})
 	check(t, err)
-	h.awaitDisk("root", diskv1.DiskPhase_Terminating, "InUse", "VirtualMachine web uses the disk.")
+	h.awaitDisk("root", diskv1.DiskPhase_Terminating, "InUse", "VirtualMachine web uses the disk, which is deleted when it lets go.")
 	h.stop()
 	h.open() // another instance takes over
 	check(t, h.disks.Release(t.Context(), key("root"), "web-uid"))
@@ -141,6 +146,13 @@ func TestDiskFromAnImageFromItsFirstWaitToItsEnd(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(h.opts.Dir, "*", "*")); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+func (h *house) delete(name string) {
+	h.t.Helper()
+	_, err := h.disks.Delete(h.t.Context(), key(name), resource.DeleteOptions{})
+	check(h.t, err)
+	servetest.AwaitGone(h.t, h.disks, key(name))
 }
 
 // awaitFree waits until nobody holds the image.
@@ -161,14 +173,5 @@ func TestRefusalsNameTheField(t *testing.T) {
 		if f := fault.From(err); f == nil || f.Class != fault.Invalid || len(f.Fields) == 0 || f.Fields[0].Path != test.field {
 			t.Errorf("%s: got %v, want a refusal of %s", what, err, test.field)
 		}
-	}
-}
-
-func TestStorageClassesAreTold(t *testing.T) {
-	h := newHouse(t)
-	classes, err := diskv1.NewStorageClassServiceClient(h.conn).ListStorageClasses(t.Context(), &diskv1.ListStorageClassesRequest{})
-	check(t, err)
-	if len(classes.GetItems()) != 1 || classes.GetItems()[0].GetName() != "local" || !classes.GetItems()[0].GetIsDefault() {
-		t.Errorf("classes are %v", classes)
 	}
 }

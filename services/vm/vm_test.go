@@ -11,9 +11,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
@@ -45,6 +47,7 @@ var bootSector = []byte{
 type house struct {
 	t         *testing.T
 	opts      vm.Options
+	disk      string // the file that all disks have
 	disks     *resource.Collection[*diskv1.VirtualDisk]
 	addresses *resource.Collection[*networkv1.VirtualMachineIPAddress]
 
@@ -78,7 +81,7 @@ func newHouse(t *testing.T) *house {
 		}
 	})
 
-	h := &house{t: t}
+	h := &house{t: t, disk: disk}
 	store := etcdtest.Start(t)
 	disks, diskPart := servetest.StandIn[*diskv1.VirtualDisk](t, store, &diskv1.VirtualDiskService_ServiceDesc,
 		&diskv1.Volume{Path: disk, Format: "raw", VirtualBytes: 1 << 20})
@@ -322,5 +325,54 @@ func TestNodesAreTold(t *testing.T) {
 	check(t, err)
 	if len(nodes.GetItems()) != 2 || nodes.GetItems()[0].GetAllocatable()["memory"] != "4Gi" || nodes.GetItems()[0].GetAccelerator() == "" {
 		t.Errorf("nodes are %v", nodes)
+	}
+}
+
+func TestDiskOfARunningVMGrowsAsItsServiceSays(t *testing.T) {
+	h := newHouse(t)
+	h.addDisk("root")
+	h.create("web")
+	h.bindAddresses()
+	h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
+
+	object, err := h.disks.Get(key("root"))
+	check(t, err)
+	object.Spec = &diskv1.VirtualDiskSpec{PersistentVolumeClaim: &diskv1.DiskPersistentVolumeClaim{Size: "2Mi"}}
+	changed, err := h.disks.Update(t.Context(), object)
+	check(t, err)
+	_, err = h.disks.UpdateStatus(t.Context(), key("root"), "", &diskv1.VirtualDiskStatus{
+		Phase: diskv1.DiskPhase_Resizing, Capacity: "1Mi",
+		Conditions: []*metav1.Condition{{
+			Type: "Resizing", Status: metav1.ConditionStatus_True, Reason: "InProgress",
+			ObservedGeneration: changed.GetMetadata().GetGeneration(), LastTransitionTime: timestamppb.Now(), Message: new(string),
+		}},
+	})
+	check(t, err)
+	h.awaitSize(2 << 20)
+	h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
+	h.wantHolders(true)
+	_, err = h.machines.Delete(t.Context(), key("web"), resource.DeleteOptions{})
+	check(t, err)
+	servetest.AwaitGone(t, h.machines, key("web"))
+}
+
+// awaitSize waits until QEMU made the disk's file that large.
+func (h *house) awaitSize(bytes int64) {
+	h.t.Helper()
+	deadline := time.NewTimer(servetest.Patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		info, err := os.Stat(h.disk)
+		check(h.t, err)
+		if info.Size() == bytes {
+			return
+		}
+		select {
+		case <-deadline.C:
+			h.t.Fatalf("the disk has %d bytes, not %d", info.Size(), bytes)
+		case <-tick.C:
+		}
 	}
 }

@@ -33,34 +33,6 @@ func (s *Store) pin(base Base) error {
 	return err
 }
 
-// unpin removes a base that no volume stands on. The caller holds mu.
-func (s *Store) unpin(name string) error {
-	if name == "" {
-		return nil
-	}
-	count, err := s.users(name)
-	if err != nil || count > 0 {
-		return err
-	}
-	return remove(filepath.Join(s.bases(), name))
-}
-
-// collect removes bases that no volume stands on: a killed process leaves them.
-func (s *Store) collect() error {
-	entries, err := os.ReadDir(s.bases())
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, entry := range entries {
-		if err := s.unpin(entry.Name()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func copyFile(from, to string) (err error) {
 	source, err := os.Open(from)
 	if err != nil {
@@ -78,4 +50,116 @@ func copyFile(from, to string) (err error) {
 		return errors.Join(err, remove(partial))
 	}
 	return publish(partial, to)
+}
+
+// letGo removes what r stood on, as far down as nothing needs it any more. The
+// caller holds mu. Records go before files: a file without a record is removed
+// at the next start.
+func (s *Store) letGo(r record) error {
+	if r.Base == "" && r.Layer == "" {
+		return nil
+	}
+	g, err := s.load()
+	if err != nil {
+		return err
+	}
+	for !g.needs(r) {
+		if r.Base != "" {
+			return remove(filepath.Join(s.bases(), r.Base))
+		}
+		l, found := g.layers[r.Layer]
+		if !found || l.Kept {
+			return nil
+		}
+		if err := s.erase(s.layers(), r.Layer); err != nil {
+			return err
+		}
+		delete(g.layers, r.Layer)
+		if err := remove(filepath.Join(s.volumes(), l.File)); err != nil {
+			return err
+		}
+		r = l
+		if r.Base == "" && r.Layer == "" {
+			return nil
+		}
+	}
+	return nil
+}
+
+// recover makes the folders whole after a process was killed.
+func (s *Store) recover() error {
+	for _, folder := range []string{s.volumes(), s.layers(), s.bases()} {
+		if err := removeFiles(folder, isPartial); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, err := s.load()
+	if err != nil {
+		return err
+	}
+	if err := s.settle(g); err != nil {
+		return err
+	}
+	if err := s.dropUnneeded(g); err != nil {
+		return err
+	}
+	files := g.files()
+	if err := removeFiles(s.volumes(), func(name string) bool {
+		return strings.HasSuffix(name, "."+Format) && !files[name]
+	}); err != nil {
+		return err
+	}
+	return removeFiles(s.bases(), func(name string) bool { return !g.needs(record{Base: name}) })
+}
+
+// settle ends what was begun, in the records and in g: a volume whose file came
+// to be is made, and a freeze that the volume doesn't know of never was.
+func (s *Store) settle(g graph) error {
+	tops := map[string]bool{}
+	for id, r := range g.volumes {
+		tops[r.File] = true
+		if r.Made {
+			continue
+		}
+		whole, err := exists(filepath.Join(s.volumes(), r.File))
+		if err != nil {
+			return err
+		}
+		if r.Made = whole; !whole {
+			continue
+		}
+		if err := s.write(s.volumes(), id, r); err != nil {
+			return err
+		}
+		g.volumes[id] = r
+	}
+	for id, r := range g.layers {
+		if tops[r.File] {
+			if err := s.erase(s.layers(), id); err != nil {
+				return err
+			}
+			delete(g.layers, id)
+		}
+	}
+	return nil
+}
+
+// dropUnneeded removes the records of layers that nothing needs, from g too.
+func (s *Store) dropUnneeded(g graph) error {
+	for again := true; again; {
+		again = false
+		for id, r := range g.layers {
+			if r.Kept || g.needs(record{Layer: id}) {
+				continue
+			}
+			if err := s.erase(s.layers(), id); err != nil {
+				return err
+			}
+			delete(g.layers, id)
+			again = true
+		}
+	}
+	return nil
 }

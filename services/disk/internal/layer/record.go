@@ -2,7 +2,9 @@ package layer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,62 +12,132 @@ import (
 
 const recordSuffix = ".json"
 
-// record says what a volume is made of. The truth about formats is here, not in
-// what a file seems to be.
+// record says what a volume or a frozen layer is made of. The truth about
+// formats and about what stands on what is here, not in what a file seems to be.
 type record struct {
 	VirtualBytes int64 `json:"virtualBytes"`
-	// Base is the name of the file below bases/; empty for an empty disk.
+	// File is the name below volumes/. It never changes hands: a frozen layer
+	// keeps the file of the volume that it was. ID.qcow2 where it is empty, as
+	// earlier versions wrote it.
+	File string `json:"file,omitempty"`
+	// Base is the name of a file below bases/, Layer a frozen layer: one of them
+	// is below this file, or nothing.
 	Base       string `json:"base,omitempty"`
 	BaseFormat string `json:"baseFormat,omitempty"`
+	Layer      string `json:"layer,omitempty"`
+
+	// Made is a volume whose file was whole once: without it, it is lost.
+	Made bool `json:"made,omitempty"`
+	// Kept is a layer that somebody asked for by name.
+	Kept bool `json:"kept,omitempty"`
+	// Switching is a layer that a running VM may still write to.
+	Switching bool `json:"switching,omitempty"`
 }
 
-func (s *Store) recordPath(id string) string { return filepath.Join(s.volumes(), id+recordSuffix) }
+// parent is what stands below.
+func (r record) below() record { return record{Base: r.Base, BaseFormat: r.BaseFormat, Layer: r.Layer} }
 
-func (s *Store) readRecord(id string) (record, error) {
+func (s *Store) recordPath(folder, id string) string {
+	return filepath.Join(folder, id+recordSuffix)
+}
+
+// read reads a record; false if there is none.
+func (s *Store) read(folder, id string) (record, bool, error) {
 	var r record
-	text, err := os.ReadFile(s.recordPath(id))
+	text, err := os.ReadFile(s.recordPath(folder, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, false, nil
+	}
 	if err != nil {
-		return r, err
+		return r, false, err
 	}
 	if err := json.Unmarshal(text, &r); err != nil {
-		return r, fmt.Errorf("record of volume %s: %w", id, err)
+		return r, false, fmt.Errorf("record of %s: %w", id, err)
 	}
-	return r, nil
+	if r.File == "" {
+		r.File = id + "." + Format
+	}
+	return r, true, nil
 }
 
-func (s *Store) writeRecord(id string, r record) error {
+// write stores a record, durably. The caller holds mu.
+func (s *Store) write(folder, id string, r record) error {
 	text, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	partial := s.recordPath(id) + partialSuffix
+	path := s.recordPath(folder, id)
+	partial := path + partialSuffix
 	if err := os.WriteFile(partial, text, 0o600); err != nil {
-		return err
+		return errors.Join(err, remove(partial))
 	}
-	return publish(partial, s.recordPath(id))
+	return publish(partial, path)
 }
 
-// users counts the volumes that stand on a base. The caller holds mu.
-func (s *Store) users(base string) (int, error) {
-	entries, err := os.ReadDir(s.volumes())
-	if err != nil {
-		return 0, err
+// erase removes a record, durably. The caller holds mu.
+func (s *Store) erase(folder, id string) error {
+	if err := remove(s.recordPath(folder, id)); err != nil {
+		return err
 	}
-	count := 0
+	return syncFolder(folder)
+}
+
+// graph is all records at one moment.
+type graph struct {
+	volumes, layers map[string]record
+}
+
+// load reads all records. The caller holds mu.
+func (s *Store) load() (graph, error) {
+	volumes, err := s.all(s.volumes())
+	if err != nil {
+		return graph{}, err
+	}
+	layers, err := s.all(s.layers())
+	return graph{volumes: volumes, layers: layers}, err
+}
+
+func (s *Store) all(folder string) (map[string]record, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	records := map[string]record{}
 	for _, entry := range entries {
 		id, isRecord := strings.CutSuffix(entry.Name(), recordSuffix)
 		if !isRecord {
 			continue
 		}
-		r, err := s.readRecord(id)
+		r, found, err := s.read(folder, id)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		if r.Base == base {
-			count++
+		if found {
+			records[id] = r
 		}
 	}
-	return count, nil
+	return records, nil
+}
+
+// needs reports whether any record stands on what r stands on directly.
+func (g graph) needs(r record) bool {
+	for _, records := range []map[string]record{g.volumes, g.layers} {
+		for _, other := range records {
+			if r.Layer != "" && other.Layer == r.Layer || r.Base != "" && other.Base == r.Base {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// files are the names below volumes/ that the records have.
+func (g graph) files() map[string]bool {
+	names := map[string]bool{}
+	for _, records := range []map[string]record{g.volumes, g.layers} {
+		for _, r := range records {
+			names[r.File] = true
+		}
+	}
+	return names
 }

@@ -101,9 +101,7 @@ func TestBaseGoesWithTheLastVolume(t *testing.T) {
 	if err := store.Remove(ctx, "b"); err != nil {
 		t.Fatal(err)
 	}
-	if n := entries(t, filepath.Join(dir, "bases")) + entries(t, filepath.Join(dir, "volumes")); n != 0 {
-		t.Errorf("%d files are left behind", n)
-	}
+	wantNothing(t, dir)
 }
 
 func TestGrowNeverShrinks(t *testing.T) {
@@ -127,10 +125,11 @@ func TestGrowNeverShrinks(t *testing.T) {
 func TestKilledMakeIsMadeAgain(t *testing.T) {
 	store, dir := newStore(t)
 	ctx := context.Background()
-	if err := store.writeRecord("a", record{VirtualBytes: 1 << 20}); err != nil {
+	// As an earlier version wrote it.
+	if err := os.WriteFile(filepath.Join(dir, "volumes", "a.json"), []byte(`{"virtualBytes":1048576}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	partial := store.volumePath("a") + partialSuffix
+	partial := filepath.Join(dir, "volumes", "a.qcow2"+partialSuffix)
 	if err := os.WriteFile(partial, []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +160,13 @@ func entries(t *testing.T, dir string) int {
 	return len(list)
 }
 
+func wantNothing(t *testing.T, dir string) {
+	t.Helper()
+	if left, err := filepath.Glob(filepath.Join(dir, "*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
 func TestBaseThatNobodyNeedsGoes(t *testing.T) {
 	store, dir := newStore(t)
 	ctx := context.Background()
@@ -174,10 +180,10 @@ func TestBaseThatNobodyNeedsGoes(t *testing.T) {
 		return len(entries)
 	}
 	// A process that was killed while it made a volume left its record and base.
-	if err := store.Make(ctx, "a", &first, 8<<20); err != nil {
+	if err := store.begin("a", record{VirtualBytes: 8 << 20, File: newFile("a"), Base: baseName(first), BaseFormat: "qcow2"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(store.volumePath("a")); err != nil {
+	if err := store.pin(first); err != nil {
 		t.Fatal(err)
 	}
 	if err := store.Make(ctx, "a", &second, 8<<20); err != nil {
@@ -187,7 +193,7 @@ func TestBaseThatNobodyNeedsGoes(t *testing.T) {
 		t.Errorf("%d bases are kept for one volume", got)
 	}
 	// One that was killed while it removed a volume left its base alone.
-	if err := os.Remove(store.recordPath("a")); err != nil {
+	if err := os.Remove(store.recordPath(store.volumes(), "a")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(dir, store.logger); err != nil {

@@ -25,14 +25,20 @@ func (r *Reconciler) Admit(ctx context.Context, old, disk *diskv1.VirtualDisk) e
 	if old == nil || proto.Equal(old.GetSpec(), disk.GetSpec()) {
 		return nil
 	}
-	if old.GetMetadata().GetDeletionTimestamp() != nil {
+	if deleted(old) {
 		return fault.Refuse("spec", "FieldValueForbidden", "the disk is being deleted and can't be changed")
 	}
-	volume, made, err := r.Volumes.Lookup(ctx, old.GetMetadata().GetUid())
-	if err != nil || !made {
+	o := new(observation)
+	if err := r.observe(ctx, old, o); err != nil {
 		return err
 	}
-	return admitChange(old, disk, wanted, volume.VirtualBytes)
+	switch {
+	case o.lost:
+		return fault.Refuse("spec", "FieldValueForbidden", "the disk has lost its data and can't be changed: delete it")
+	case o.volume == nil:
+		return nil // it is not made yet, and begins anew
+	}
+	return admitChange(old, disk, wanted, o.volume.VirtualBytes)
 }
 
 // admitChange judges a change of a disk that has its data already.

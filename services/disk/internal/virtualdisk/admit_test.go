@@ -11,6 +11,7 @@ import (
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource/etcdtest"
 )
 
 func blobPath(t *testing.T) string {
@@ -22,7 +23,8 @@ func blobPath(t *testing.T) string {
 }
 
 func TestNewDisksAreJudged(t *testing.T) {
-	w := newWorld(t)
+	client := etcdtest.Start(t)
+	w := newWorld(t, client)
 	for size, field := range map[string]string{
 		"10Gi": "", "": "", "0": "spec.persistentVolumeClaim.size", "-1Gi": "spec.persistentVolumeClaim.size",
 		"ten": "spec.persistentVolumeClaim.size", "0.5": "spec.persistentVolumeClaim.size", "9e20": "spec.persistentVolumeClaim.size",
@@ -40,6 +42,7 @@ func TestNewDisksAreJudged(t *testing.T) {
 }
 
 func TestChangesAreJudgedByWhatIsMade(t *testing.T) {
+	client := etcdtest.Start(t)
 	for _, test := range []struct {
 		name   string
 		change func(*diskv1.VirtualDisk)
@@ -56,7 +59,7 @@ func TestChangesAreJudgedByWhatIsMade(t *testing.T) {
 		{"a deleted disk", func(d *diskv1.VirtualDisk) { d.Spec = fromImage("2Gi") }, "spec", "spec"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newWorld(t, client)
 			w.disk.Spec = fromImage("16Mi")
 			if test.before == "spec" {
 				w.disk.Metadata.DeletionTimestamp = timestamppb.New(epoch)
@@ -88,7 +91,8 @@ func wantRefusal(t *testing.T, err error, what, field string) {
 }
 
 func TestHolders(t *testing.T) {
-	w := newWorld(t)
+	client := etcdtest.Start(t)
+	w := newWorld(t, client)
 	ctx := t.Context()
 	active, refers := w.hold("web", true), w.hold("web", false)
 	if err := w.r.AdmitHolder(ctx, w.disk, active); !fault.Is(err, fault.NotReady) {

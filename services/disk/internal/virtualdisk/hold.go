@@ -12,8 +12,12 @@ import (
 	"orlop.dev/services/disk/internal/layer"
 )
 
-// AdmitHolder refuses a second VM that wants to run with the disk: two would
-// destroy its content. VMs that only refer to it may be many.
+// kindMachine is the kind of holders that run with a disk. Others read it.
+const kindMachine = "VirtualMachine"
+
+// AdmitHolder refuses a second one that wants to use the disk: two VMs would
+// destroy its content. VMs that only refer to it may be many. A VM that wants to
+// run with a disk that waits for its first consumer is let in, and is that one.
 func (r *Reconciler) AdmitHolder(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder) error {
 	if !holder.GetActive() {
 		return nil
@@ -25,31 +29,64 @@ func (r *Reconciler) AdmitHolder(ctx context.Context, disk *diskv1.VirtualDisk, 
 	if activeHolder(disk) == nil && resource.Terminating(disk) {
 		return fault.New(fault.NotReady, resource.ReasonTerminating, "disk %s is being deleted", disk.GetMetadata().GetName())
 	}
-	_, err := r.volume(ctx, disk)
+	_, err := r.reach(ctx, disk, holder)
 	return err
 }
 
-// Answer tells a holder where the data is. One that only refers to the disk
-// may do so before the disk is made.
+// Answer tells a holder where the data is. The path is empty for one that only
+// refers to a disk that is not made yet, and for a first consumer until it is.
 func (r *Reconciler) Answer(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder) (proto.Message, error) {
-	volume, err := r.volume(ctx, disk)
-	if err != nil && !holder.GetActive() && fault.Is(err, fault.NotReady) {
-		return &diskv1.Volume{}, nil
-	}
+	return r.reach(ctx, disk, holder)
+}
+
+// reach finds the disk's volume for a holder.
+func (r *Reconciler) reach(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder) (*diskv1.Volume, error) {
+	uid, name := disk.GetMetadata().GetUid(), disk.GetMetadata().GetName()
+	volume, found, err := r.Volumes.Lookup(ctx, uid)
 	if err != nil {
 		return nil, err
 	}
-	return &diskv1.Volume{Path: volume.Path, Format: layer.Format, VirtualBytes: volume.VirtualBytes}, nil
+	record, err := r.Origins.Get(ctx, uid)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case found && !volume.Lost:
+		return &diskv1.Volume{
+			Path: volume.Path, Format: layer.Format, VirtualBytes: volume.VirtualBytes, Node: record.Node,
+		}, nil
+	case !holder.GetActive():
+		return &diskv1.Volume{}, nil
+	case found || record.Made != nil:
+		return nil, fault.New(fault.NotReady, "VirtualDiskNotReady", "disk %s has lost its data", name)
+	case holder.GetKind() == kindMachine && record.Prepared != nil:
+		class, err := r.Classes.Choose(ctx, disk.GetSpec().GetPersistentVolumeClaim().GetStorageClassName())
+		if err != nil {
+			return nil, err
+		}
+		if waitsForConsumer(class) {
+			return &diskv1.Volume{}, nil
+		}
+	}
+	return nil, fault.New(fault.NotReady, "VirtualDiskNotReady", "disk %s is not Ready: %s", name, disk.GetStatus().GetPhase())
 }
 
-func (r *Reconciler) volume(ctx context.Context, disk *diskv1.VirtualDisk) (layer.Volume, error) {
-	volume, found, err := r.Volumes.Lookup(ctx, disk.GetMetadata().GetUid())
-	if err != nil {
-		return layer.Volume{}, err
+// activeHolder is the one that uses the disk, nil where nobody does.
+func activeHolder(disk *diskv1.VirtualDisk) *metav1.Holder {
+	for _, holder := range disk.GetMetadata().GetHolders() {
+		if holder.GetActive() {
+			return holder
+		}
 	}
-	if !found {
-		return layer.Volume{}, fault.New(fault.NotReady, "VirtualDiskNotReady", "disk %s is not Ready: %s",
-			disk.GetMetadata().GetName(), disk.GetStatus().GetPhase())
-	}
-	return volume, nil
+	return nil
+}
+
+func waitsForConsumer(class *diskv1.StorageClass) bool {
+	return class.GetVolumeBindingMode() == diskv1.VolumeBindingMode_WaitForFirstConsumer
+}
+
+// firstConsumer finds the node of the VM that wants to run with the disk.
+func firstConsumer(disk *diskv1.VirtualDisk) (node string, found bool) {
+	holder := activeHolder(disk)
+	return holder.GetNode(), holder.GetKind() == kindMachine
 }

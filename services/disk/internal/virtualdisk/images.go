@@ -2,7 +2,6 @@ package virtualdisk
 
 import (
 	"context"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
@@ -92,9 +91,6 @@ func stateOf(meta *metav1.ObjectMeta, status imageStatus) ImageState {
 		Found: meta != nil, Ready: phase == imagev1.ImagePhase_Ready, UID: meta.GetUid(),
 		Phase: phase.String(), Progress: status.GetProgress(),
 		CDROM: status.GetCdrom(), VirtualBytes: size,
-		HeldBy: func(uid string) bool {
-			return slices.ContainsFunc(meta.GetHolders(), func(h *metav1.Holder) bool { return h.GetUid() == uid })
-		},
 	}
 }
 

@@ -9,14 +9,15 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
-	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile/condition"
+	"orlop.dev/kit/resource/etcdtest"
 	"orlop.dev/services/disk/internal/virtualdisk"
 )
 
 func TestDiskHasTheSizeThatWasAskedForOrItsImages(t *testing.T) {
+	client := etcdtest.Start(t)
 	for _, test := range []struct {
 		spec     *diskv1.VirtualDiskSpec
 		capacity string
@@ -28,7 +29,7 @@ func TestDiskHasTheSizeThatWasAskedForOrItsImages(t *testing.T) {
 		{fromImage("10Gi"), "10Gi"},
 	} {
 		t.Run(fmt.Sprint(test.spec), func(t *testing.T) {
-			w := newWorld(t)
+			w := newWorld(t, client)
 			w.disk.Spec = test.spec
 			w.ready()
 			w.ready() // again is no harm
@@ -50,6 +51,7 @@ func TestDiskHasTheSizeThatWasAskedForOrItsImages(t *testing.T) {
 }
 
 func TestDiskWaitsAndSaysForWhat(t *testing.T) {
+	client := etcdtest.Start(t)
 	for _, test := range []struct {
 		name      string
 		lack      func(w *world)
@@ -79,7 +81,7 @@ func TestDiskWaitsAndSaysForWhat(t *testing.T) {
 		},
 		{
 			"class", func(w *world) { w.disk.Spec.PersistentVolumeClaim.StorageClassName = "gold" }, diskv1.DiskPhase_Pending,
-			"StorageClassReady", "StorageClassNotReady", `there is no storage class "gold": name one of local`,
+			"StorageClassReady", "StorageClassNotReady", `there is no storage class "gold": name one of local, local-wffc`,
 		},
 		{
 			"storage of the image", func(w *world) { w.image.blob.Path = "" }, diskv1.DiskPhase_Failed,
@@ -91,7 +93,7 @@ func TestDiskWaitsAndSaysForWhat(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newWorld(t, client)
 			healthy := *w.image
 			test.lack(w)
 			for range 3 {
@@ -111,6 +113,7 @@ func TestDiskWaitsAndSaysForWhat(t *testing.T) {
 }
 
 func TestDiskThatCannotBeMadeFailsWithoutAClaim(t *testing.T) {
+	client := etcdtest.Start(t)
 	for _, test := range []struct {
 		name    string
 		spoil   func(w *world)
@@ -119,7 +122,7 @@ func TestDiskThatCannotBeMadeFailsWithoutAClaim(t *testing.T) {
 	}{
 		{
 			"an ISO image", func(w *world) { w.image.state.CDROM = true }, "ProvisioningFailed",
-			"VirtualImage ubuntu is an ISO image, from which no disk can be made: attach it to the VM instead",
+			"VirtualImage ubuntu is an ISO image, from which no disk can be made: attach it to the VM as an image instead",
 		},
 		{
 			"smaller than its image", func(w *world) { w.disk.Spec = fromImage("4Mi") }, "ProvisioningFailed",
@@ -131,13 +134,9 @@ func TestDiskThatCannotBeMadeFailsWithoutAClaim(t *testing.T) {
 				w.disk.Spec.DataSource.ObjectRef.Kind = diskv1.DiskObjectRefKind_VirtualDiskSnapshot
 			}, "NotSupported", "spec.dataSource.objectRef.kind VirtualDiskSnapshot is not supported yet",
 		},
-		{
-			"from a URL", func(w *world) { w.disk.Spec.DataSource.Type = imagev1.DataSourceType_HTTP }, "NotSupported",
-			"spec.dataSource.type HTTP is not supported for disks yet: make a VirtualImage from it, and the disk from the image",
-		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newWorld(t, client)
 			test.spoil(w)
 			if _, err := w.pass(); !fault.Is(err, fault.Invalid) {
 				t.Fatalf("got %v", err)
@@ -151,7 +150,8 @@ func TestDiskThatCannotBeMadeFailsWithoutAClaim(t *testing.T) {
 }
 
 func TestDiskIsMadeAfterAMomentsTrouble(t *testing.T) {
-	w := newWorld(t)
+	client := etcdtest.Start(t)
+	w := newWorld(t, client)
 	w.volume.broken = errors.New("qemu-img: exit status 1")
 	if _, err := w.pass(); !fault.Is(err, fault.Internal) {
 		t.Fatalf("got %v", err)
@@ -164,8 +164,9 @@ func TestDiskIsMadeAfterAMomentsTrouble(t *testing.T) {
 	}
 }
 
-func TestDiskGrowsWhenNobodyUsesIt(t *testing.T) {
-	w := newWorld(t)
+func TestDiskGrows(t *testing.T) {
+	client := etcdtest.Start(t)
+	w := newWorld(t, client)
 	w.disk.Spec = blank("10Mi")
 	w.ready()
 	w.disk.Spec = blank("20Mi")
@@ -173,7 +174,7 @@ func TestDiskGrowsWhenNobodyUsesIt(t *testing.T) {
 	if _, err := w.pass(); err != nil {
 		t.Fatal(err)
 	}
-	w.want(diskv1.DiskPhase_Resizing, "Resizing", "NotAvailable", "The disk grows when VirtualMachine web stops.")
+	w.want(diskv1.DiskPhase_Resizing, "Resizing", "InProgress", "The disk grows from 10Mi to 20Mi under the running VirtualMachine web.")
 	w.want(diskv1.DiskPhase_Resizing, "InUse", "AttachedToVirtualMachine", "VirtualMachine web uses the disk.")
 	w.disk.Metadata.Holders[0].Active = false
 	w.volume.broken = fmt.Errorf("write: %w", syscall.ENOSPC)
@@ -192,14 +193,16 @@ func TestDiskGrowsWhenNobodyUsesIt(t *testing.T) {
 }
 
 func TestDeletedDiskWaitsForItsVMAndLeavesNothing(t *testing.T) {
-	w := newWorld(t)
+	client := etcdtest.Start(t)
+	w := newWorld(t, client)
 	w.ready()
 	w.disk.Metadata.Holders = []*metav1.Holder{w.hold("web", true)}
 	w.disk.Metadata.DeletionTimestamp = timestamppb.New(epoch)
 	if result, err := w.pass(); err != nil || result.Finalized {
 		t.Fatalf("%v, %v", result, err)
 	}
-	w.want(diskv1.DiskPhase_Terminating, "InUse", "AttachedToVirtualMachine", "VirtualMachine web uses the disk.")
+	w.want(diskv1.DiskPhase_Terminating, "InUse", "AttachedToVirtualMachine",
+		"VirtualMachine web uses the disk, which is deleted when it lets go.")
 	if w.files() == 0 {
 		t.Fatal("the data went while it was used")
 	}
@@ -215,7 +218,8 @@ func TestDeletedDiskWaitsForItsVMAndLeavesNothing(t *testing.T) {
 }
 
 func TestDiskThatIsDeletedBeforeItIsMadeGivesItsClaimBack(t *testing.T) {
-	w := newWorld(t)
+	client := etcdtest.Start(t)
+	w := newWorld(t, client)
 	w.volume.broken = errors.New("trouble")
 	_, _ = w.pass()
 	if w.image.holder == "" {

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 
-	"k8s.io/apimachinery/pkg/api/resource"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
-	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/services/disk/internal/layer"
 )
@@ -19,75 +19,130 @@ const (
 	reasonClusterImageNotReady = "ClusterImageNotReady"
 	reasonImageNotFound        = "ImageNotFound"
 	reasonClusterImageNotFound = "ClusterImageNotFound"
+	reasonSecretNotFound       = "ContainerRegistrySecretNotFound"
 	reasonNotSupported         = "NotSupported"
 	reasonProvisioningFailed   = "ProvisioningFailed"
+	reasonQuotaExceeded        = "QuotaExceeded"
 )
 
-// sectorBytes is what every disk's size is a multiple of.
-const sectorBytes = 512
+// prepare brings the source to where the volume can be made from it, and
+// reports whether it is there. It finds the size where the spec has none.
+func (r *Reconciler) prepare(ctx context.Context, disk *diskv1.VirtualDisk, o *observation) (bool, error) {
+	source := disk.GetSpec().GetDataSource()
+	switch {
+	case source == nil:
+		return true, nil
+	case source.GetType() != imagev1.DataSourceType_ObjectRef:
+		return r.fetch(ctx, disk, o)
+	case source.GetObjectRef().GetKind() == diskv1.DiskObjectRefKind_VirtualDiskSnapshot:
+		return false, fault.New(fault.Invalid, reasonNotSupported, "spec.dataSource.objectRef.kind VirtualDiskSnapshot is not supported yet")
+	}
+	ref := source.GetObjectRef()
+	o.image = r.Images.State(ref, disk.GetMetadata().GetNamespace())
+	if waits := waiting(ref, o.image); waits != nil {
+		o.sourceFault = waits
+		return false, waits
+	}
+	// Judged before the claim: one that is made and given back tells of a change of
+	// the image each time, and would begin all over.
+	return true, fit(content{describe(ref), o.image.CDROM, o.image.VirtualBytes}, o)
+}
 
-// base finds what the volume is to stand on, and makes the wanted size at least
-// as large; nil for an empty disk.
+// base is what the volume is to stand on, kept by a claim or an import until it
+// is made; nil for an empty disk.
 func (r *Reconciler) base(ctx context.Context, disk *diskv1.VirtualDisk, o *observation) (*layer.Base, error) {
 	source := disk.GetSpec().GetDataSource()
 	if source == nil {
 		return nil, nil
 	}
-	if refusal := supported(source); refusal != nil {
-		return nil, refusal
+	blob, name := o.file.GetBlob(), "the imported file"
+	if ref := source.GetObjectRef(); source.GetType() == imagev1.DataSourceType_ObjectRef {
+		if err := r.take(ctx, disk, o); err != nil {
+			return nil, err
+		}
+		var err error
+		if blob, err = r.Images.Claim(ctx, ref, holderOf(disk)); err != nil {
+			o.sourceFault = fault.From(err)
+			return nil, err
+		}
+		name = describe(ref)
 	}
-	ref := source.GetObjectRef()
-	o.source = r.Images.State(ref, disk.GetMetadata().GetNamespace())
-	if waits := waiting(ref, o.source); waits != nil {
-		o.sourceFault = waits
-		return nil, waits
-	}
-	// Judged before the claim: one that is made and given back tells of a change of
-	// the image each time, and would begin all over.
-	if refusal := refuse(ref, o); refusal != nil {
-		return nil, refusal
-	}
-	blob, err := r.Images.Claim(ctx, ref, holderOf(disk))
-	if err != nil {
-		o.sourceFault = fault.From(err)
+	if err := fit(content{name, blob.GetCdrom(), blob.GetVirtualBytes()}, o); err != nil {
 		return nil, err
-	}
-	o.source.CDROM, o.source.VirtualBytes = blob.GetCdrom(), blob.GetVirtualBytes()
-	if refusal := refuse(ref, o); refusal != nil {
-		return nil, refusal
 	}
 	if blob.GetPath() == "" {
 		return nil, fault.New(fault.NotReady, reasonProvisioningFailed,
 			"the storage of DVCR is not on this machine: configure its folder for the image service")
 	}
-	if o.wantedBytes == 0 {
-		o.wantedBytes = roundUp(blob.GetVirtualBytes())
-	}
 	return &layer.Base{Digest: blob.GetDigest(), Path: blob.GetPath(), Format: blob.GetFormat()}, nil
 }
 
-// refuse says why no disk can be made from an image, nil where one can.
-func refuse(ref *diskv1.DiskObjectRef, o *observation) error {
+// content is what a disk is to be made from.
+type content struct {
+	name         string
+	cdrom        bool
+	virtualBytes int64
+}
+
+// fit says why no disk can be made from a content, and finds the size where the
+// spec has none.
+func fit(c content, o *observation) error {
 	switch {
-	case o.source.CDROM:
+	case c.cdrom:
 		return fault.New(fault.Invalid, reasonProvisioningFailed,
-			"%s is an ISO image, from which no disk can be made: attach it to the VM instead", describe(ref))
-	case o.wantedBytes != 0 && o.wantedBytes < o.source.VirtualBytes:
+			"%s is an ISO image, from which no disk can be made: attach it to the VM as an image instead", c.name)
+	case o.wantedBytes != 0 && o.wantedBytes < c.virtualBytes:
 		return fault.New(fault.Invalid, reasonProvisioningFailed,
-			"spec.persistentVolumeClaim.size %s is smaller than %s, which needs %s", quantity(o.wantedBytes), describe(ref), quantity(o.source.VirtualBytes))
+			"spec.persistentVolumeClaim.size %s is smaller than %s, which needs %s", quantity(o.wantedBytes), c.name, quantity(c.virtualBytes))
+	case o.wantedBytes == 0:
+		o.wantedBytes = roundUp(c.virtualBytes)
 	}
 	return nil
 }
 
-func supported(source *diskv1.DiskDataSource) *fault.Fault {
-	if source.GetType() != imagev1.DataSourceType_ObjectRef {
-		return fault.New(fault.Invalid, reasonNotSupported,
-			"spec.dataSource.type %s is not supported for disks yet: make a VirtualImage from it, and the disk from the image", source.GetType())
+// take writes down that the image service is about to keep something for the
+// disk: whoever forgets that keeps it for ever.
+func (r *Reconciler) take(ctx context.Context, disk *diskv1.VirtualDisk, o *observation) error {
+	if o.record.Source != nil {
+		return nil
 	}
-	if source.GetObjectRef().GetKind() == diskv1.DiskObjectRefKind_VirtualDiskSnapshot {
-		return fault.New(fault.Invalid, reasonNotSupported, "spec.dataSource.objectRef.kind VirtualDiskSnapshot is not supported yet")
+	text, err := protojson.Marshal(disk.GetSpec().GetDataSource())
+	if err != nil {
+		return err
 	}
-	return nil
+	o.record.Source = text
+	return r.Origins.Put(ctx, disk.GetMetadata().GetUid(), o.record)
+}
+
+// giveBack ends what the image service keeps for the disk. Idempotent.
+func (r *Reconciler) giveBack(ctx context.Context, disk *diskv1.VirtualDisk, o *observation) error {
+	if o.record.Source == nil {
+		return nil
+	}
+	taken := new(diskv1.DiskDataSource)
+	options := protojson.UnmarshalOptions{DiscardUnknown: true} // a newer version may have written it
+	if err := options.Unmarshal(o.record.Source, taken); err != nil {
+		return fmt.Errorf("source in the record: %w", err)
+	}
+	var err error
+	if taken.GetType() == imagev1.DataSourceType_ObjectRef {
+		err = r.Images.Release(ctx, taken.GetObjectRef(), holderOf(disk))
+	} else {
+		err = r.Imports.Drop(ctx, holderOf(disk))
+	}
+	if err != nil {
+		return err
+	}
+	o.record.Source = nil
+	if o.volume == nil {
+		o.record.Importing, o.record.Imported, o.record.Prepared = nil, nil, nil
+	}
+	return r.Origins.Put(ctx, disk.GetMetadata().GetUid(), o.record)
+}
+
+func sameSource(taken []byte, source *diskv1.DiskDataSource) bool {
+	before := new(diskv1.DiskDataSource)
+	return protojson.Unmarshal(taken, before) == nil && proto.Equal(before, source)
 }
 
 // waiting says what an image still lacks, nil where it is Ready.
@@ -108,52 +163,6 @@ func waiting(ref *diskv1.DiskObjectRef, image ImageState) *fault.Fault {
 	}
 	return nil
 }
-
-// release ends the disk's claim on its image: the layer is its own by now.
-func (r *Reconciler) release(ctx context.Context, disk *diskv1.VirtualDisk) error {
-	ref := disk.GetSpec().GetDataSource().GetObjectRef()
-	if ref == nil {
-		return nil
-	}
-	image := r.Images.State(ref, disk.GetMetadata().GetNamespace())
-	if !image.Found || image.HeldBy == nil || !image.HeldBy(disk.GetMetadata().GetUid()) {
-		return nil
-	}
-	return r.Images.Release(ctx, ref, holderOf(disk))
-}
-
-func holderOf(disk *diskv1.VirtualDisk) *metav1.Holder {
-	meta := disk.GetMetadata()
-	return &metav1.Holder{
-		Kind: "VirtualDisk", Namespace: meta.GetNamespace(), Name: meta.GetName(), Uid: meta.GetUid(), Active: true,
-	}
-}
-
-// wantedSize is the size that the spec asks for, in bytes; 0 where the source
-// decides.
-func wantedSize(disk *diskv1.VirtualDisk) (int64, *fault.Fault) {
-	text := disk.GetSpec().GetPersistentVolumeClaim().GetSize()
-	if text == "" {
-		return 0, nil
-	}
-	const path = "spec.persistentVolumeClaim.size"
-	size, err := resource.ParseQuantity(text)
-	if err != nil {
-		return 0, fault.Refuse(path, "FieldValueInvalid", "%q is no quantity, such as 10Gi", text)
-	}
-	if size.Sign() <= 0 {
-		return 0, fault.Refuse(path, "FieldValueInvalid", "must be greater than zero")
-	}
-	bytes, exact := size.AsInt64()
-	if !exact {
-		return 0, fault.Refuse(path, "FieldValueInvalid", "%s is no whole number of bytes, or too large", text)
-	}
-	return roundUp(bytes), nil
-}
-
-func roundUp(bytes int64) int64 { return (bytes + sectorBytes - 1) / sectorBytes * sectorBytes }
-
-func quantity(bytes int64) string { return resource.NewQuantity(bytes, resource.BinarySI).String() }
 
 func describe(ref *diskv1.DiskObjectRef) string {
 	return fmt.Sprintf("%s %s", ref.GetKind(), ref.GetName())

@@ -18,6 +18,7 @@ import (
 	"orlop.dev/services/vm/internal/console"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/qemu"
+	"orlop.dev/services/vm/internal/qmp"
 )
 
 // answerTimeout bounds the wait for a QEMU that may be hung.
@@ -189,6 +190,29 @@ func (e *Engine) Powerdown(ctx context.Context, uid string) error {
 		return unresponsive(err)
 	}
 	return nil
+}
+
+// Grow implements machine.Engine. Class NotFound where there is no instance.
+func (e *Engine) Grow(ctx context.Context, uid, device string, virtualBytes int64) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	process, err := e.qemu.Find(ctx, uid)
+	if err == nil {
+		_, id := nameOf(device)
+		err = process.Grow(ctx, id, virtualBytes)
+	}
+	var refusal *qmp.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, qemu.ErrNotFound), errors.Is(err, qemu.ErrGone):
+		return fault.Wrap(err, fault.NotFound, "VirtualMachineNotRunning", "the VM does not run")
+	case errors.Is(err, qemu.ErrInvalid):
+		return fault.Wrap(err, fault.Invalid, "InternalVirtualMachineError", "the VM does not run with %s", device)
+	case errors.As(err, &refusal):
+		return fault.Wrap(err, fault.Transient, "VirtualDiskResizingFailed", "QEMU can't make %s larger now", device)
+	}
+	return unresponsive(err)
 }
 
 // Kill implements machine.Engine.

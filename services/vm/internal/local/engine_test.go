@@ -88,10 +88,20 @@ func TestEngine(t *testing.T) {
 	machinetest.RunEngine(t, func(t *testing.T) machinetest.Subject {
 		engine := open(t)
 		return machinetest.Subject{
-			Engine: engine, Instance: instance,
+			Engine: engine, Instance: instance, Size: size,
 			End: func(t *testing.T, uid string, how machine.State) { end(t, engine, uid, how) },
 		}
 	})
+}
+
+// size is that of the file, which QEMU makes as large as a raw disk.
+func size(t *testing.T, instance machine.Instance) int64 {
+	t.Helper()
+	info, err := os.Stat(instance.Devices[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
 }
 
 func end(t *testing.T, engine *local.Engine, uid string, how machine.State) {

@@ -39,11 +39,17 @@ func machineOf(instance machine.Instance, seed string) (qemu.Machine, error) {
 	return m, nil
 }
 
+// nameOf is a device's serial, and, made into one, its ID in QEMU.
+func nameOf(device string) (serial, id string) {
+	sum := sha256.Sum256([]byte(device))
+	serial = hex.EncodeToString(sum[:10])
+	return serial, "d" + serial[:12]
+}
+
 func diskOf(device machine.Device, bootIndex int) qemu.Disk {
-	sum := sha256.Sum256([]byte(device.ID))
-	name := hex.EncodeToString(sum[:10])
+	name, id := nameOf(device.ID)
 	disk := qemu.Disk{
-		ID: "d" + name[:12], Serial: name, Path: device.Path, Format: qemu.Format(device.Format),
+		ID: id, Serial: name, Path: device.Path, Format: qemu.Format(device.Format),
 		Medium: qemu.MediumDisk, ReadOnly: device.ReadOnly, BootIndex: bootIndex,
 	}
 	if device.CDROM {

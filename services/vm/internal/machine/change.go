@@ -25,8 +25,8 @@ type change struct {
 // machine configuration").
 var immediate = []string{"runPolicy", "disruptions", "liveMigrationPolicy"}
 
-// changesSince compares the spec that an instance was started with with the
-// present one: objects field by field, block devices one by one, other lists as
+// changesSince compares the present spec with the one that an instance was
+// started with: objects field by field, block devices one by one, other lists as
 // a whole.
 func changesSince(applied json.RawMessage, spec *vmv1.VirtualMachineSpec) ([]change, error) {
 	if len(applied) == 0 {

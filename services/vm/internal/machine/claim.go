@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"slices"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
@@ -11,7 +12,7 @@ import (
 // prepare claims disks, images and the address for a running VM.
 func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (Instance, error) {
 	spec, meta := vm.GetSpec(), vm.GetMetadata()
-	holder := holderOf(vm, true)
+	holder := userOf(vm, o)
 	model, features := class.CPUModel(o.class)
 	instance := Instance{
 		UID: meta.GetUid(), Namespace: meta.GetNamespace(), Name: meta.GetName(),
@@ -26,6 +27,9 @@ func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 		}
 		instance.Devices = append(instance.Devices, device)
 	}
+	if instance.lacksDevice() {
+		return instance, nil
+	}
 	var err error
 	if instance.Port, err = r.Addresses.Claim(ctx, o.address, holder); err != nil {
 		return instance, err
@@ -34,6 +38,29 @@ func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 		instance.UserData = []byte(spec.GetProvisioning().GetUserData())
 	}
 	return instance, nil
+}
+
+// lacksDevice reports whether a disk is still being made for the instance.
+func (i Instance) lacksDevice() bool {
+	return slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Path == "" })
+}
+
+// pins finds the disks that only one node reaches: the node, by the disk's name.
+func (r *Reconciler) pins(ctx context.Context, vm *vmv1.VirtualMachine) (map[string]string, error) {
+	pins := map[string]string{}
+	for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
+		if ref.GetKind() != vmv1.BlockDeviceKind_VirtualDisk {
+			continue
+		}
+		device, err := r.Devices.Claim(ctx, ref, holderOf(vm, false))
+		if err != nil {
+			return nil, err
+		}
+		if device.Node != "" {
+			pins[describe(ref)] = device.Node
+		}
+	}
+	return pins, nil
 }
 
 // settle makes the claims of a VM without an instance right: it refers to the

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
 	"orlop.dev/services/vm/internal/class"
 	"orlop.dev/services/vm/internal/node"
 	"orlop.dev/services/vm/internal/power"
@@ -47,7 +48,22 @@ func (r *Reconciler) start(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 		o.startProblem = problemOf(err)
 		return err
 	}
+	return r.launch(ctx, vm, o)
+}
+
+// launch claims what a placed VM needs, and lets it run once all is there.
+func (r *Reconciler) launch(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
 	instance, err := r.prepare(ctx, vm, o)
+	switch {
+	case err == nil && instance.lacksDevice() && o.record.Awaits:
+		return nil // the disk service makes it now, and wakes the VM
+	case err == nil && instance.lacksDevice():
+		err = fault.New(fault.NotReady, "BlockDevicesNotReady", "a disk is not made yet")
+	case err == nil && o.record.Awaits:
+		now := r.Now()
+		o.record.Awaits, o.record.Started = false, &now
+		err = r.Power.Put(ctx, instance.UID, o.record)
+	}
 	if err == nil {
 		err = r.Engine.Start(ctx, instance)
 	}
@@ -58,6 +74,24 @@ func (r *Reconciler) start(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 		return err
 	}
 	return r.observeInstance(vm, o)
+}
+
+// stands reports whether the place that was given to a VM is still the right
+// one: nobody stopped or changed it since.
+func (r *Reconciler) stands(vm *vmv1.VirtualMachine, o *observation) bool {
+	if stopping(vm, o.record) {
+		return false
+	}
+	changes, err := changesSince(o.record.Applied, vm.GetSpec())
+	return err == nil && len(changes) == 0
+}
+
+// resume goes on with a VM that was placed so that its disks can be made.
+func (r *Reconciler) resume(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	if !o.startable() {
+		return nil
+	}
+	return r.launch(ctx, vm, o)
 }
 
 // holdBack is how long the next start must wait: after a guest that ended early,
@@ -107,6 +141,10 @@ func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	if err != nil {
 		return err
 	}
+	pins, err := r.pins(ctx, vm)
+	if err != nil {
+		return err
+	}
 	demand := demandOf(vm.GetSpec())
 	r.placing.Lock()
 	defer r.placing.Unlock()
@@ -118,7 +156,7 @@ func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	if err != nil {
 		return err
 	}
-	name, err := node.Pick(nodes, vm.GetSpec(), demand, used)
+	name, err := node.Pick(nodes, vm.GetSpec(), demand, used, pins)
 	if err != nil {
 		return err
 	}
@@ -126,6 +164,7 @@ func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	o.record.Node, o.record.Applied, o.record.Started = name, json.RawMessage(applied), &now
 	o.record.MilliCPU, o.record.MemoryBytes = demand.MilliCPU, demand.MemoryBytes
 	o.record.Instance++
+	o.record.Awaits = o.awaits
 	// Whatever was asked of an earlier instance is done with this one. From now on
 	// a VM that becomes Manual stays as it is.
 	on := true
@@ -231,6 +270,9 @@ func (r *Reconciler) forget(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 
 // tend looks after a VM that runs as it should.
 func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	if err := r.grow(ctx, vm, o); err != nil {
+		return err
+	}
 	uid := vm.GetMetadata().GetUid()
 	automatic := vm.GetSpec().GetDisruptions().GetRestartApprovalMode() == vmv1.RestartApprovalMode_Automatic
 	switch {
@@ -248,6 +290,31 @@ func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 		return nil
 	}
 	return r.Power.Put(ctx, uid, o.record)
+}
+
+// grow makes the disks of a running VM as large as their own specs want them,
+// and says so by renewing its claim. Each part may be repeated.
+func (r *Reconciler) grow(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	if o.applied == nil || o.sight.State != Running && o.sight.State != Paused {
+		return nil
+	}
+	for i, ref := range o.applied.GetBlockDeviceRefs() {
+		wanted := o.attached[i].GrowTo
+		if wanted == 0 {
+			continue
+		}
+		device, err := r.Devices.Claim(ctx, ref, userOf(vm, o))
+		if err != nil {
+			return err
+		}
+		if err := r.Engine.Grow(ctx, vm.GetMetadata().GetUid(), device.ID, wanted); err != nil {
+			return err
+		}
+		if _, err := r.Devices.Claim(ctx, ref, userOf(vm, o)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // placementProblem refuses rules that nothing honours yet: to ignore them would

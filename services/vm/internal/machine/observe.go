@@ -85,22 +85,32 @@ func classPhase(class *vmv1.VirtualMachineClass) string {
 }
 
 func (r *Reconciler) observeDevices(vm *vmv1.VirtualMachine, o *observation) {
-	var waits []string
+	var waits, awaited []string
 	for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
 		state := r.Devices.State(ref, vm.GetMetadata().GetNamespace())
 		o.devices = append(o.devices, state)
 		switch {
 		case !state.Found:
 			waits = append(waits, describe(ref)+" does not exist")
+		case state.AwaitsConsumer, state.InMaking && state.HeldBy == vm.GetMetadata().GetName():
+			awaited = append(awaited, lack(ref, state))
 		case !state.Ready:
-			waits = append(waits, strings.TrimSuffix(describe(ref)+" is "+phaseOf(state)+": "+state.Message, ": "))
+			waits = append(waits, lack(ref, state))
 		case state.HeldBy != "" && state.HeldBy != vm.GetMetadata().GetName():
 			waits = append(waits, describe(ref)+" is in use by VirtualMachine "+state.HeldBy)
 		}
 	}
-	if len(waits) > 0 {
-		o.devicesProblem = &problem{"BlockDevicesNotReady", "Waits for block devices: " + strings.Join(waits, "; ")}
+	reason := "BlockDevicesNotReady"
+	if o.awaits = len(waits) == 0 && len(awaited) > 0; o.awaits {
+		reason = "WaitingForTheProvisioningToPersistentVolumeClaim"
 	}
+	if waits = append(waits, awaited...); len(waits) > 0 {
+		o.devicesProblem = &problem{reason, "Waits for block devices: " + strings.Join(waits, "; ")}
+	}
+}
+
+func lack(ref *vmv1.BlockDeviceRef, state DeviceState) string {
+	return strings.TrimSuffix(describe(ref)+" is "+phaseOf(state)+": "+state.Message, ": ")
 }
 
 // observeAddress finds the VM's address, and makes one where the spec names

@@ -19,6 +19,9 @@ type Engine interface {
 	Powerdown(ctx context.Context, uid string) error
 	// Kill ends an instance at once and forgets it. Idempotent.
 	Kill(ctx context.Context, uid string) error
+	// Grow makes a device of a running instance larger, by its ID. Idempotent; no
+	// device is ever made smaller.
+	Grow(ctx context.Context, uid, device string, virtualBytes int64) error
 }
 
 // Instance is all that an engine needs to run a VM.
@@ -39,11 +42,14 @@ type Instance struct {
 // Device is a disk or an image with its data.
 type Device struct {
 	// ID is the same for the same object over restarts.
-	ID       string
+	ID string
+	// Path is empty for a disk that is being made for the VM.
 	Path     string
 	Format   string
 	ReadOnly bool
 	CDROM    bool
+	// Node is the only one that reaches the device; empty where every node does.
+	Node string
 }
 
 // State is what an instance is doing.
@@ -105,8 +111,14 @@ type DeviceState struct {
 	Size         string
 	// Phase and Message say what is waited for.
 	Phase, Message string
-	// HeldBy names another VM that runs with the disk; empty if none does.
+	// HeldBy names the VM that runs with the disk; empty if none does.
 	HeldBy string
+	// AwaitsConsumer is a disk that is made once a VM wants to run with it, InMaking
+	// one that is not made yet for whatever reason.
+	AwaitsConsumer, InMaking bool
+	// GrowTo is the size in bytes that a disk is to have while its VM runs; 0 where
+	// it has the right one.
+	GrowTo int64
 }
 
 // HeldDevice is a claim on a device.

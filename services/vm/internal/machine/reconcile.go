@@ -57,6 +57,9 @@ type observation struct {
 
 	// Why the VM can't start; nil where nothing is in the way.
 	classProblem, sizingProblem, addressProblem, devicesProblem, provisioningProblem, startProblem *problem
+	// awaits is true where nothing is in the way but disks that are made once the
+	// VM is placed.
+	awaits bool
 	// again is when to look next; zero where events will tell.
 	again time.Duration
 }
@@ -71,6 +74,16 @@ func (o *observation) dependenciesReady() bool {
 		}
 	}
 	return true
+}
+
+// startable reports whether the VM can be placed. Its disks may be made only
+// then.
+func (o *observation) startable() bool {
+	others := *o
+	if o.awaits {
+		others.devicesProblem = nil
+	}
+	return others.dependenciesReady()
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -96,6 +109,8 @@ func (r *Reconciler) drive(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 		return false, r.stop(ctx, vm, o)
 	case alive:
 		return false, r.tend(ctx, vm, o)
+	case o.record.Awaits && r.stands(vm, o):
+		return false, r.resume(ctx, vm, o)
 	case o.record.Node != "":
 		// The record was written and the instance never came, or went with all
 		// traces: as if it had not been started.
@@ -112,7 +127,7 @@ func (r *Reconciler) drive(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	if err := r.settle(ctx, vm, o); err != nil {
 		return false, err
 	}
-	if !wantsOn(vm.GetSpec().GetRunPolicy(), o.record) || !o.dependenciesReady() {
+	if !wantsOn(vm.GetSpec().GetRunPolicy(), o.record) || !o.startable() {
 		return false, nil
 	}
 	return false, r.start(ctx, vm, o)
@@ -169,6 +184,13 @@ func holderOf(vm *vmv1.VirtualMachine, active bool) *metav1.Holder {
 	return &metav1.Holder{
 		Kind: vm.GetKind(), Namespace: meta.GetNamespace(), Name: meta.GetName(), Uid: meta.GetUid(), Active: active,
 	}
+}
+
+// userOf is a VM that runs, or is about to, on its node.
+func userOf(vm *vmv1.VirtualMachine, o *observation) *metav1.Holder {
+	holder := holderOf(vm, true)
+	holder.Node = o.record.Node
+	return holder
 }
 
 func problemOf(err error) *problem {

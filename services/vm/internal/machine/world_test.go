@@ -55,6 +55,7 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 		}},
 	}
 	w.devices = &devices{wire: w.wire, states: map[string]machine.DeviceState{}, holders: map[string][]*metav1.Holder{}}
+	w.devices.unmade, w.devices.nodes = map[string]bool{}, map[string]string{}
 	w.addresses = &addresses{wire: w.wire, all: map[string]*networkv1.VirtualMachineIPAddress{}}
 	w.devices.add("VirtualDisk root")
 	w.r = &machine.Reconciler{
@@ -252,12 +253,20 @@ func (m *mortal) Powerdown(ctx context.Context, uid string) error {
 	return m.wire.around(ctx, "Engine.Powerdown", func() error { return m.Engine.Powerdown(ctx, uid) })
 }
 
+func (m *mortal) Grow(ctx context.Context, uid, device string, virtualBytes int64) error {
+	return m.wire.around(ctx, "Engine.Grow", func() error { return m.Engine.Grow(ctx, uid, device, virtualBytes) })
+}
+
 // devices are disks and images, by "kind name".
 type devices struct {
 	wire    *wire
 	states  map[string]machine.DeviceState
 	holders map[string][]*metav1.Holder
 	blind   bool // claims are not seen yet
+	// unmade are disks that wait for their first consumer, nodes where disks are
+	// that one node reaches.
+	unmade map[string]bool
+	nodes  map[string]string
 }
 
 func nameOf(ref *vmv1.BlockDeviceRef) string { return ref.GetKind().String() + " " + ref.GetName() }
@@ -273,12 +282,19 @@ func (d *devices) State(ref *vmv1.BlockDeviceRef, _ string) machine.DeviceState 
 			state.HeldBy = h.GetName()
 		}
 	}
+	if d.unmade[nameOf(ref)] {
+		state.Ready, state.InMaking, state.AwaitsConsumer = false, true, state.HeldBy == ""
+		state.Phase = "WaitForFirstConsumer"
+	}
 	return state
 }
 
 func (d *devices) Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *metav1.Holder) (machine.Device, error) {
 	name := nameOf(ref)
-	device := machine.Device{ID: name, Path: "/disks/" + ref.GetName(), Format: "qcow2"}
+	device := machine.Device{ID: name, Path: "/disks/" + ref.GetName(), Format: "qcow2", Node: d.nodes[name]}
+	if d.unmade[name] {
+		device.Path = ""
+	}
 	return device, d.wire.around(ctx, "Devices.Claim"+use(holder), func() error {
 		for _, h := range d.holders[name] {
 			if holder.GetActive() && h.GetActive() && h.GetUid() != holder.GetUid() {

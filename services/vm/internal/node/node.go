@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -62,9 +63,10 @@ func (n Node) Allocatable() map[string]string {
 }
 
 // Pick chooses the node with the most memory left among those that the VM may
-// run on. used is what runs on each node now. Where none fits, the error says
-// of each node why not.
-func Pick(nodes []Node, spec *vmv1.VirtualMachineSpec, demand Demand, used map[string]Demand) (string, error) {
+// run on. used is what runs on each node now, pins the node of each thing that
+// the VM needs and that is on one node only. Where none fits, the error says of
+// each node why not.
+func Pick(nodes []Node, spec *vmv1.VirtualMachineSpec, demand Demand, used map[string]Demand, pins map[string]string) (string, error) {
 	required, err := requiredAffinity(spec)
 	if err != nil {
 		return "", err
@@ -73,6 +75,9 @@ func Pick(nodes []Node, spec *vmv1.VirtualMachineSpec, demand Demand, used map[s
 	var reasons []string
 	for _, n := range nodes {
 		reason := misfit(n, required, demand, used[n.Name])
+		if reason == "" {
+			reason = pinned(n, pins)
+		}
 		if reason != "" {
 			reasons = append(reasons, n.Name+" "+reason)
 			continue
@@ -85,6 +90,15 @@ func Pick(nodes []Node, spec *vmv1.VirtualMachineSpec, demand Demand, used map[s
 	return slices.MaxFunc(fitting, func(a, b Node) int {
 		return cmp.Compare(a.MemoryBytes-used[a.Name].MemoryBytes, b.MemoryBytes-used[b.Name].MemoryBytes)
 	}).Name, nil
+}
+
+func pinned(n Node, pins map[string]string) string {
+	for _, what := range slices.Sorted(maps.Keys(pins)) {
+		if pins[what] != n.Name {
+			return "does not reach " + what + ", which is on " + pins[what]
+		}
+	}
+	return ""
 }
 
 func misfit(n Node, required nodeaffinity.RequiredNodeAffinity, demand, used Demand) string {

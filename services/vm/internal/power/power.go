@@ -34,6 +34,9 @@ type Record struct {
 	Instance int `json:"instance,omitempty"`
 	// Node is where the present instance was placed; empty without one.
 	Node string `json:"node,omitempty"`
+	// Awaits is true of an instance that is placed and has not begun, because its
+	// disks are made on its node first.
+	Awaits bool `json:"awaits,omitempty"`
 	// Applied is the spec that the present instance was started with, in JSON.
 	Applied json.RawMessage `json:"applied,omitempty"`
 	// Started is when the present instance was started, Waited for how long its
@@ -67,6 +70,7 @@ type Failure struct {
 // InstanceGone clears what was true of the present instance alone.
 func (r *Record) InstanceGone() {
 	r.StopSince, r.Node, r.Applied, r.Force, r.Restart = nil, "", nil, false, ""
+	r.Awaits = false
 	r.Started, r.AgentAfter, r.MilliCPU, r.MemoryBytes = nil, 0, 0, 0
 }
 

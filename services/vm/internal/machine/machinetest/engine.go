@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"orlop.dev/kit/fault"
 	"orlop.dev/services/vm/internal/machine"
 )
 
@@ -16,6 +17,7 @@ type Engine struct {
 	sights map[string]machine.Sight
 	starts int
 	last   machine.Instance
+	sizes  map[string]int64
 }
 
 // Start implements machine.Engine.
@@ -64,6 +66,30 @@ func (e *Engine) Kill(ctx context.Context, uid string) error {
 	}
 	delete(e.sights, uid)
 	return nil
+}
+
+// Grow implements machine.Engine.
+func (e *Engine) Grow(ctx context.Context, uid, device string, virtualBytes int64) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !e.sights[uid].State.Alive() {
+		return fault.New(fault.NotFound, "VirtualMachineNotRunning", "the VM does not run")
+	}
+	if e.sizes == nil {
+		e.sizes = map[string]int64{}
+	}
+	e.sizes[device] = max(e.sizes[device], virtualBytes)
+	return nil
+}
+
+// Size is what a device was last made to have; 0 where nobody asked for any.
+func (e *Engine) Size(device string) int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.sizes[device]
 }
 
 // Set makes an instance look like that.

@@ -11,8 +11,11 @@ func TestEngineInMemory(t *testing.T) {
 	machinetest.RunEngine(t, func(*testing.T) machinetest.Subject {
 		engine := new(machinetest.Engine)
 		return machinetest.Subject{
-			Engine:   engine,
-			Instance: func(_ *testing.T, uid string) machine.Instance { return machine.Instance{UID: uid} },
+			Engine: engine,
+			Instance: func(_ *testing.T, uid string) machine.Instance {
+				return machine.Instance{UID: uid, Devices: []machine.Device{{ID: "virtualdisk/root"}}}
+			},
+			Size: func(_ *testing.T, instance machine.Instance) int64 { return engine.Size(instance.Devices[0].ID) },
 			End: func(_ *testing.T, uid string, how machine.State) {
 				engine.Set(uid, machine.Sight{State: how})
 			},

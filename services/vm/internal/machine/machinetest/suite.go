@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"orlop.dev/kit/fault"
 	"orlop.dev/services/vm/internal/machine"
 )
 
@@ -22,6 +23,8 @@ type Subject struct {
 	Engine machine.Engine
 	// Instance describes a guest that obeys its power button.
 	Instance func(t *testing.T, uid string) machine.Instance
+	// Size is what the first device of a running instance has now, in bytes.
+	Size func(t *testing.T, instance machine.Instance) int64
 	// End brings the guest of a running instance to an end: Shutdown, Panicked or
 	// Crashed.
 	End func(t *testing.T, uid string, how machine.State)
@@ -34,6 +37,7 @@ func RunEngine(t *testing.T, open func(t *testing.T) Subject) {
 		"a start that is repeated is one":             (*trial).startTwice,
 		"a guest that is asked shuts down":            (*trial).powerdown,
 		"a killed instance is gone at once":           (*trial).kill,
+		"a device grows, and never shrinks":           (*trial).grow,
 		"an end is seen until the instance is killed": (*trial).endings,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -55,11 +59,13 @@ func (t *trial) check(err error) {
 	}
 }
 
-func (t *trial) start() {
+func (t *trial) start() machine.Instance {
 	t.Helper()
-	t.check(t.Engine.Start(t.Context(), t.Instance(t.T, t.uid)))
+	instance := t.Instance(t.T, t.uid)
+	t.check(t.Engine.Start(t.Context(), instance))
 	t.Cleanup(func() { t.check(t.Engine.Kill(context.WithoutCancel(t.Context()), t.uid)) })
 	t.await(machine.Running, nil)
+	return instance
 }
 
 // await looks until the instance is in that state, and repeats what helps it.
@@ -112,6 +118,19 @@ func (t *trial) kill() {
 	t.check(t.Engine.Kill(t.Context(), t.uid))
 	t.await(machine.Absent, nil)
 	t.check(t.Engine.Kill(t.Context(), t.uid))
+}
+
+func (t *trial) grow() {
+	if err := t.Engine.Grow(t.Context(), t.uid, "none", 1<<30); !fault.Is(err, fault.NotFound) {
+		t.Fatalf("an absent instance grows: %v", err)
+	}
+	instance := t.start()
+	for _, size := range []int64{64 << 20, 64 << 20, 32 << 20} {
+		t.check(t.Engine.Grow(t.Context(), t.uid, instance.Devices[0].ID, size))
+		if got := t.Size(t.T, instance); got != 64<<20 {
+			t.Fatalf("asked for %d bytes the device has %d", size, got)
+		}
+	}
 }
 
 func (t *trial) endings() {

@@ -1,0 +1,171 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Freezing says what Freeze makes.
+type Freezing struct {
+	// Volume is what is frozen, Layer the name of what comes of it.
+	Volume, Layer string
+	// Keep holds the layer until Drop, even if nothing stands on it.
+	Keep bool
+	// Switch makes the VM that runs with the volume write to another file, which is
+	// there already and shows the frozen one's content: blockdev-snapshot-sync with
+	// mode existing. Idempotent: after a crash it is asked once more. Nil for a
+	// volume that nobody has open.
+	Switch func(ctx context.Context, overlay string) error
+}
+
+// Freeze makes the volume's content, as it is now, a layer that never changes;
+// the volume goes on in an empty file on top. It takes the same short time
+// whatever the size. Idempotent by the layer's name.
+//
+// If Switch fails, Freeze can be called again; until it succeeds nothing can be
+// cloned from the layer, and nothing is lost whichever file the VM writes to.
+func (s *Store) Freeze(ctx context.Context, f Freezing) error {
+	unlock, err := s.alone(ctx, f.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := s.whole(f.Volume)
+	if err != nil {
+		return err
+	}
+	frozen, found, err := s.layer(f.Layer)
+	if err != nil {
+		return err
+	}
+	if !found {
+		if frozen, r, err = s.split(f, r); err != nil {
+			return err
+		}
+	}
+	if !frozen.Switching {
+		return nil
+	}
+	if f.Switch == nil {
+		// The VM has gone since: what it wrote to is frozen by that.
+		err = s.free(frozen)
+	} else {
+		err = f.Switch(ctx, s.filePath(r))
+	}
+	if err != nil {
+		return fmt.Errorf("layer %s: %w", f.Layer, err)
+	}
+	frozen.Switching = false
+	return s.writeLayer(f.Layer, frozen)
+}
+
+// split puts an empty file on top of a volume, and gives the one below to a new
+// layer. A layer whose file is still the volume's own was never frozen.
+func (s *Store) split(f Freezing, r record) (frozen, top record, err error) {
+	if f.Switch == nil {
+		if err := s.free(r); err != nil {
+			return frozen, top, err
+		}
+	}
+	frozen = r
+	frozen.Made, frozen.Kept, frozen.Switching = false, f.Keep, f.Switch != nil
+	if err := s.writeLayer(f.Layer, frozen); err != nil {
+		return frozen, top, err
+	}
+	top = record{VirtualBytes: r.VirtualBytes, File: newFile(f.Volume), Layer: f.Layer, Made: true}
+	if err = s.createEmpty(top); err == nil {
+		err = s.replace(f.Volume, top)
+	}
+	if err != nil && !errors.Is(err, errNotDurable) {
+		err = errors.Join(err, s.unsplit(f.Layer, top))
+	}
+	return frozen, top, err
+}
+
+func (s *Store) unsplit(layer string, top record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(remove(s.filePath(top)), s.erase(s.layers(), layer))
+}
+
+func (s *Store) layer(id string) (record, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.read(s.layers(), id)
+}
+
+func (s *Store) writeLayer(id string, r record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.write(s.layers(), id, r)
+}
+
+// Drop ends the keeping of a layer: it goes when nothing stands on it.
+// Idempotent.
+func (s *Store) Drop(_ context.Context, layer string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, found, err := s.read(s.layers(), layer)
+	if err != nil || !found {
+		return err
+	}
+	if r.Kept {
+		r.Kept = false
+		if err := s.write(s.layers(), layer, r); err != nil {
+			return err
+		}
+	}
+	return s.letGo(record{Layer: layer})
+}
+
+// Clone makes a volume on a frozen layer, at least as large. It takes the same
+// short time whatever the size. Idempotent; a volume that is there is left as it
+// is.
+func (s *Store) Clone(ctx context.Context, id, layer string, virtualBytes int64) error {
+	return s.make(ctx, id, record{VirtualBytes: virtualBytes, Layer: layer}, nil)
+}
+
+// Copy makes a volume with the content of another one that nobody has open, at
+// least as large. It takes the same short time whatever the size. Idempotent; a
+// volume that is there is left as it is.
+func (s *Store) Copy(ctx context.Context, id, from string, virtualBytes int64) error {
+	if _, made, err := s.Lookup(ctx, id); err != nil || made {
+		return err
+	}
+	layer, found, err := s.below(ctx, from)
+	if err != nil {
+		return err
+	}
+	if !found {
+		layer = "copy-" + id
+		if err := s.Freeze(ctx, Freezing{Volume: from, Layer: layer}); err != nil {
+			return err
+		}
+	}
+	return s.Clone(ctx, id, layer, virtualBytes)
+}
+
+// below is the layer that shows all of a volume that nobody has open: many
+// copies of one volume don't make it deeper. False if it was written to.
+func (s *Store) below(ctx context.Context, id string) (layer string, found bool, err error) {
+	unlock, err := s.alone(ctx, id)
+	if err != nil {
+		return "", false, err
+	}
+	defer unlock()
+	r, err := s.whole(id)
+	if err != nil || r.Layer == "" {
+		return "", false, err
+	}
+	if err := s.free(r); err != nil {
+		return "", false, err
+	}
+	empty, err := s.plan(r, nil)
+	if err != nil {
+		return "", false, err
+	}
+	// The file was made without a free cluster: whatever is written makes it longer.
+	file, err := fingerprint(s.filePath(r))
+	return r.Layer, err == nil && file.bytes == empty.Bytes(), err
+}

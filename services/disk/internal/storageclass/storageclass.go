@@ -1,0 +1,144 @@
+// Package storageclass has the storage classes of one machine, and says which
+// of them a disk gets.
+//
+// It owns one etcd key: the cluster's default. It must not know what a disk is.
+package storageclass
+
+import (
+	"context"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	"orlop.dev/kit/fault"
+)
+
+// Names of the classes.
+const (
+	// Local has disks that are made at once and that every node reaches.
+	Local = "local"
+	// LocalFirstConsumer has disks that are made on the node of the first VM that
+	// runs with them, and stay there.
+	LocalFirstConsumer = "local-wffc"
+)
+
+// ReasonNotReady is the reason of a class that there isn't.
+const ReasonNotReady = "StorageClassNotReady"
+
+const provisioner = "local.orlop.dev"
+
+func all() []*diskv1.StorageClass {
+	return []*diskv1.StorageClass{
+		{
+			Name: Local, Provisioner: provisioner, AllowVolumeExpansion: true, ReclaimPolicy: "Delete",
+			VolumeBindingMode: diskv1.VolumeBindingMode_Immediate, AccessMode: diskv1.AccessMode_ReadWriteMany,
+		},
+		{
+			Name: LocalFirstConsumer, Provisioner: provisioner, AllowVolumeExpansion: true, ReclaimPolicy: "Delete",
+			VolumeBindingMode: diskv1.VolumeBindingMode_WaitForFirstConsumer, AccessMode: diskv1.AccessMode_ReadWriteOnce,
+		},
+	}
+}
+
+// Classes are the storage classes that there are. They are served as
+// diskv1.StorageClassServiceServer.
+type Classes struct {
+	diskv1.UnimplementedStorageClassServiceServer
+
+	client     *clientv3.Client
+	key        string
+	configured string
+	changed    func()
+}
+
+// Options say what goes beside the classes.
+type Options struct {
+	Etcd   *clientv3.Client
+	Prefix string
+	// Default is the configuration's, and goes before the cluster's. May be empty.
+	Default string
+	// Changed is told that the cluster has another default. It must not block.
+	Changed func()
+}
+
+// New returns the classes of one machine.
+func New(opts Options) *Classes {
+	return &Classes{
+		client: opts.Etcd, key: opts.Prefix + "/default-class", configured: opts.Default, changed: opts.Changed,
+	}
+}
+
+// Choose returns the class of that name, or the default one where it is empty.
+// Class NotReady, ReasonNotReady where there is none.
+func (c *Classes) Choose(ctx context.Context, name string) (*diskv1.StorageClass, error) {
+	which := "there is no storage class"
+	if name == "" && c.configured != "" {
+		name, which = c.configured, "the configuration's default storage class does not exist:"
+	}
+	if name == "" {
+		marked, err := c.marked(ctx)
+		if err != nil {
+			return nil, err
+		}
+		name, which = marked, "the cluster's default storage class is not one for disks:"
+	}
+	var names []string
+	for _, class := range all() {
+		if class.GetName() == name {
+			return class, nil
+		}
+		names = append(names, class.GetName())
+	}
+	choice := strings.Join(names, ", ")
+	if name == "" {
+		return nil, fault.New(fault.NotReady, ReasonNotReady, "no storage class is the default: name one of %s", choice)
+	}
+	return nil, fault.New(fault.NotReady, ReasonNotReady, "%s %q: name one of %s", which, name, choice)
+}
+
+// marked is the cluster's default: Local until somebody says something else,
+// empty where it was said that there is none.
+func (c *Classes) marked(ctx context.Context) (string, error) {
+	response, err := c.client.Get(ctx, c.key)
+	switch {
+	case err != nil:
+		return "", unavailable(err)
+	case len(response.Kvs) == 0:
+		return Local, nil
+	}
+	return string(response.Kvs[0].Value), nil
+}
+
+// ListStorageClasses implements diskv1.StorageClassServiceServer.
+func (c *Classes) ListStorageClasses(ctx context.Context, _ *diskv1.ListStorageClassesRequest) (*diskv1.ListStorageClassesResponse, error) {
+	marked, err := c.marked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	response := &diskv1.ListStorageClassesResponse{Items: all()}
+	for _, class := range response.GetItems() {
+		class.IsDefault = class.GetName() == marked
+	}
+	return response, nil
+}
+
+// SetDefaultStorageClass implements diskv1.StorageClassServiceServer.
+func (c *Classes) SetDefaultStorageClass(ctx context.Context, request *diskv1.SetDefaultStorageClassRequest) (*diskv1.SetDefaultStorageClassResponse, error) {
+	before, err := c.marked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if before == request.GetName() {
+		return &diskv1.SetDefaultStorageClassResponse{}, nil
+	}
+	if _, err := c.client.Put(ctx, c.key, request.GetName()); err != nil {
+		return nil, unavailable(err)
+	}
+	c.changed()
+	return &diskv1.SetDefaultStorageClassResponse{}, nil
+}
+
+func unavailable(err error) error {
+	return fault.Wrap(err, fault.Transient, "StoreUnavailable", "the store can't be reached")
+}
