@@ -162,6 +162,7 @@ func (u *user) testDoors() {
 	}
 	u.rest("POST", "/v1alpha2/namespaces/default/virtualdisks",
 		`{"metadata":{"name":"by-rest"},"spec":{"persistentVolumeClaim":{"size":"10Mi"}}}`)
+	u.appears("vd/by-rest")
 	u.waitFor("vd/by-rest", "{.status.phase}", "Ready")
 	u.kubectl("delete", "vd", "by-rest")
 	grpc := u.grpcurl(`{"namespace":"default","name":"linux-disk"}`, "orlop.disk.v1.VirtualDiskService/GetVirtualDisk")
@@ -252,6 +253,12 @@ func (u *user) qemuPID() string {
 func (u *user) waitFor(object, path, value string) {
 	u.t.Helper()
 	u.kubectl("wait", object, "--for=jsonpath="+path+"="+value, "--timeout", deadline.String())
+}
+
+// appears blocks until what another door made is an object of Kubernetes' too.
+func (u *user) appears(object string) {
+	u.t.Helper()
+	u.kubectl("wait", object, "--for=create", "--timeout", deadline.String())
 }
 
 func (u *user) kubectl(args ...string) string {
