@@ -46,6 +46,14 @@ func TestSoakKills(t *testing.T) {
 	}
 }
 
+// TestSoakKillsWhileImagesAndDisksAreMade is its short sister, many times.
+func TestSoakKillsWhileImagesAndDisksAreMade(t *testing.T) {
+	k := newKilled(t)
+	for round := range rounds {
+		k.round(round)
+	}
+}
+
 func (u *user) guests() int {
 	output, _ := exec.Command("pgrep", "-f", "qemu-system-x86_64.*"+u.home).Output()
 	return len(strings.Fields(string(output)))
