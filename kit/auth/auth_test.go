@@ -362,3 +362,29 @@ func TestRightsOfTheTokenFile(t *testing.T) {
 		}
 	}
 }
+
+func TestAdmissionAsksForTheRightOfWhoCalls(t *testing.T) {
+	secret := auth.Attributes{Verb: "get", Resource: "secrets", Namespace: "a", Name: "pull"}
+	d := openDoor(t, tokens(t), grants{right("create", "a", ""), secret})
+	d.disks.needs = &secret
+	made := create(&diskv1.CreateVirtualDiskRequest{Namespace: "a", VirtualDisk: disk("", "d"), ValidateOnly: true})
+	if err := made(t.Context(), d.dial("alice-token", "")); err != nil {
+		t.Fatalf("a right that was granted: %v", err)
+	}
+	d.disks.needs = &auth.Attributes{Verb: "get", Resource: "secrets", Namespace: "b", Name: "pull"}
+	err := made(t.Context(), d.dial("alice-token", ""))
+	const want = `secrets "pull" is forbidden: User "alice" cannot get resource "secrets" in API group "" in the namespace "b"`
+	if !fault.Is(err, fault.Denied) || fault.From(err).Message != want {
+		t.Errorf("a right that wasn't: %v", err)
+	}
+	if err := made(t.Context(), d.dial("", "facade")); err != nil {
+		t.Errorf("a service may do everything: %v", err)
+	}
+	bob := auth.OnBehalfOf(t.Context(), auth.User{Name: "bob"})
+	if err := made(bob, d.dial("", "facade")); !fault.Is(err, fault.Denied) {
+		t.Errorf("a service that asks for somebody: %v", err)
+	}
+	if err := auth.RequireOfCaller(t.Context(), secret); err != nil {
+		t.Errorf("a call that no guard has seen: %v", err)
+	}
+}

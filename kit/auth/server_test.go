@@ -118,10 +118,14 @@ func (d *door) connect(certificates []tls.Certificate, options ...grpc.DialOptio
 type disks struct {
 	diskv1.UnimplementedVirtualDiskServiceServer
 	caller auth.User
+	needs  *auth.Attributes // a right that admission asks for besides
 }
 
 func (d *disks) note(ctx context.Context) (*diskv1.VirtualDisk, error) {
 	d.caller, _ = auth.UserFrom(ctx)
+	if d.needs != nil {
+		return &diskv1.VirtualDisk{}, auth.RequireOfCaller(ctx, *d.needs)
+	}
 	return &diskv1.VirtualDisk{}, nil
 }
 

@@ -28,7 +28,8 @@ func (r *Reconciler[T]) Admit(ctx context.Context, old, image T) error {
 		return r.mayName(ctx, image)
 	}
 	before, after := r.Kind.spec(old), r.Kind.spec(image)
-	if proto.Equal(before, after) {
+	moved := r.Kind.namespace(old) != r.Kind.namespace(image)
+	if proto.Equal(before, after) && !moved {
 		return nil
 	}
 	if resource.Terminating(old) {
@@ -42,7 +43,7 @@ func (r *Reconciler[T]) Admit(ctx context.Context, old, image T) error {
 		return r.mayName(ctx, image)
 	}
 	path := "spec.dataSource"
-	if proto.Equal(before.GetDataSource(), after.GetDataSource()) {
+	if proto.Equal(before.GetDataSource(), after.GetDataSource()) && !moved {
 		path = "spec"
 	}
 	return fault.Refuse(path, "FieldValueForbidden",

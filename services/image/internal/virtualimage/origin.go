@@ -105,10 +105,7 @@ const watchPause = time.Second
 func (r *Reconciler[T]) Follow(ctx context.Context, turned func(imagev1.ObjectRefKind_Value, resource.Key)) error {
 	for {
 		err := r.follow(ctx, turned)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case !fault.Is(err, fault.Stale, fault.Transient):
+		if ctx.Err() == nil && !fault.Is(err, fault.Stale, fault.Transient) {
 			return err
 		}
 		select {
