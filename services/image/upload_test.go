@@ -106,6 +106,7 @@ func TestUploadedImageBecomesReadyAlsoAfterARestart(t *testing.T) {
 
 	s.stop()
 	s = w.start(t)
+	s.leads(t)
 	if state := sendPart(t, s, token, data[length/2:]); state.GetState() != imagev1.UploadState_Complete {
 		t.Errorf("the whole file is %v", state)
 	}
