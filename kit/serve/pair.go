@@ -5,9 +5,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"os"
-	"path/filepath"
+
+	"orlop.dev/kit/durable"
 )
 
 // Pair is a certificate and its key, in PEM. The key is a secret.
@@ -53,30 +53,8 @@ func ReadPair(certificateFile, keyFile string) (Pair, error) {
 // Write writes the pair to two files, the key readable by its owner only. Each
 // file is replaced as a whole, the key first.
 func (p Pair) Write(certificateFile, keyFile string) error {
-	if err := replaceFile(keyFile, p.Key, 0o600); err != nil {
+	if err := durable.WriteFile(keyFile, p.Key, 0o600); err != nil {
 		return err
 	}
-	return replaceFile(certificateFile, p.Certificate, 0o644)
-}
-
-// replaceFile leaves the old content or the new one, also when the machine
-// stops in it.
-func replaceFile(path string, content []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // fails where Rename succeeded
-	_, writeErr := tmp.Write(content)
-	if err := errors.Join(writeErr, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.WriteFile(certificateFile, p.Certificate, 0o644)
 }

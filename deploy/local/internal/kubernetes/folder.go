@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"orlop.dev/kit/durable"
 )
 
 // The files of the state directory. Logs are named for their process.
@@ -65,26 +67,5 @@ func (f folder) lock() (*os.File, error) {
 
 // write replaces a file so that after a crash it is there whole or not at all. All that is written here is or leads to a secret: mode 0600.
 func (f folder) write(name string, content []byte) error {
-	file, err := os.CreateTemp(string(f), "."+name+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name()) // fails, as it should, once the file has its real name
-	_, err = file.Write(content)
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	if err := os.Rename(file.Name(), f.path(name)); err != nil {
-		return err
-	}
-	return f.sync()
-}
-
-// sync makes renames in the folder outlast a power cut.
-func (f folder) sync() error {
-	dir, err := os.Open(string(f))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.WriteFile(f.path(name), content, 0o600)
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"orlop.dev/kit/durable"
 )
 
 // baseName is the name of a base's file: one content has one file.
@@ -22,7 +24,7 @@ func (s *Store) pin(base Base) error {
 	err := os.Link(base.Path, target)
 	switch {
 	case err == nil:
-		return syncFolder(s.bases())
+		return durable.SyncDir(s.bases())
 	case errors.Is(err, fs.ErrExist):
 		return nil
 	case errors.Is(err, syscall.EXDEV), errors.Is(err, syscall.EPERM):

@@ -8,40 +8,22 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"orlop.dev/kit/durable"
 )
 
 // partialSuffix marks a file that is not whole. It is never read, and removed
 // at the next start.
 const partialSuffix = ".partial"
 
-// errNotDurable is a file that has its name, but a crash may still take it away:
-// neither it nor what it replaces may be removed.
-var errNotDurable = errors.New("the change may not outlive a crash")
-
 // publish gives a whole file its name, durably, or removes it.
 func publish(partial, path string) error {
-	err := syncFile(partial)
-	if err == nil {
-		err = os.Rename(partial, path)
-	}
-	if err != nil {
+	err := durable.Publish(partial, path)
+	if err != nil && !errors.Is(err, durable.ErrUncertain) {
 		return errors.Join(err, remove(partial))
 	}
-	if err := syncFolder(filepath.Dir(path)); err != nil {
-		return errors.Join(errNotDurable, err)
-	}
-	return nil
+	return err
 }
-
-func syncFile(path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(file.Sync(), file.Close())
-}
-
-func syncFolder(path string) error { return syncFile(path) }
 
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

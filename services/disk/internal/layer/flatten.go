@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"orlop.dev/kit/durable"
 	"orlop.dev/services/disk/internal/chain"
 	"orlop.dev/services/disk/internal/qcow2"
 )
@@ -59,7 +60,7 @@ func (s *Store) Flatten(ctx context.Context, id string, depth int, idle func() b
 		return false, err
 	}
 	done, err = s.swap(ctx, id, swapping{old: old, fresh: fresh, before: before})
-	if !done && !errors.Is(err, errNotDurable) {
+	if !done && !errors.Is(err, durable.ErrUncertain) {
 		err = errors.Join(err, remove(s.filePath(fresh)))
 	}
 	return done, err

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"orlop.dev/kit/durable"
 )
 
 // Freezing says what Freeze makes.
@@ -77,7 +79,7 @@ func (s *Store) split(f Freezing, r record) (frozen, top record, err error) {
 	if err = s.createEmpty(top); err == nil {
 		err = s.replace(f.Volume, top)
 	}
-	if err != nil && !errors.Is(err, errNotDurable) {
+	if err != nil && !errors.Is(err, durable.ErrUncertain) {
 		err = errors.Join(err, s.unsplit(f.Layer, top))
 	}
 	return frozen, top, err

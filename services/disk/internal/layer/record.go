@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"orlop.dev/kit/durable"
 )
 
 const recordSuffix = ".json"
@@ -79,7 +81,7 @@ func (s *Store) erase(folder, id string) error {
 	if err := remove(s.recordPath(folder, id)); err != nil {
 		return err
 	}
-	return syncFolder(folder)
+	return durable.SyncDir(folder)
 }
 
 // graph is all records at one moment.

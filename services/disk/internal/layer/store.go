@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"orlop.dev/kit/durable"
 	"orlop.dev/services/disk/internal/chain"
 	"orlop.dev/services/disk/internal/qcow2"
 )
@@ -172,7 +173,7 @@ func (s *Store) make(ctx context.Context, id string, r record, base *Base) error
 		r.Made = true
 		err = s.replace(id, r)
 	}
-	if err != nil && !errors.Is(err, errNotDurable) {
+	if err != nil && !errors.Is(err, durable.ErrUncertain) {
 		return errors.Join(err, s.forget(id, r))
 	}
 	return err

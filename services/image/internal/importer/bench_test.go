@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"orlop.dev/services/image/internal/durable"
+	"orlop.dev/kit/durable"
 	"orlop.dev/services/image/internal/dvcr/dvcrtest"
 	"orlop.dev/services/image/internal/importer"
 	"orlop.dev/services/image/internal/source"
@@ -202,5 +202,5 @@ func (d *onDisk) Save(ctx context.Context, c importer.Checkpoint) error {
 	if err := d.store.Save(ctx, c); err != nil {
 		return err
 	}
-	return durable.WriteFile(d.path, d.text)
+	return durable.WriteFile(d.path, d.text, 0o600)
 }

@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 
-	"orlop.dev/services/image/internal/durable"
+	"orlop.dev/kit/durable"
 	"orlop.dev/services/image/internal/importer"
 )
 
@@ -66,7 +66,7 @@ func (f checkpointFile) write(r record) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(f.path, text)
+	return durable.WriteFile(f.path, text, 0o600)
 }
 
 func (f checkpointFile) remove() error { return durable.Remove(f.path) }

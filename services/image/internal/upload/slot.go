@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"orlop.dev/kit/fault"
-	"orlop.dev/services/image/internal/durable"
+	"orlop.dev/kit/durable"
 )
 
 const (
@@ -111,7 +111,7 @@ func (s *slot) save(change func(*record)) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(s.recordPath(), text); err != nil {
+	if err := durable.WriteFile(s.recordPath(), text, 0o600); err != nil {
 		return classify(err)
 	}
 	s.mu.Lock()

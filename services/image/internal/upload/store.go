@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"orlop.dev/services/image/internal/durable"
+	"orlop.dev/kit/durable"
 )
 
 // Store has the uploads of a process. It is safe for concurrent use, but for one

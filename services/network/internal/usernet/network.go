@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 
+	"orlop.dev/kit/durable"
 	"orlop.dev/services/network/internal/address"
 	"orlop.dev/services/network/internal/fabric"
 )
@@ -146,7 +147,7 @@ func (n *Network) Close() error { return nil }
 func (n *Network) Destroy(context.Context) error {
 	n.lock.Lock()
 	defer n.lock.Unlock()
-	if err := erase(n.options.State); err != nil {
+	if err := durable.Remove(n.options.State); err != nil {
 		return err
 	}
 	n.guests = nil

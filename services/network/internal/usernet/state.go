@@ -8,9 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 
+	"orlop.dev/kit/durable"
 	"orlop.dev/services/network/internal/fabric"
 )
 
@@ -81,42 +81,7 @@ func save(path string, guests map[string]guest) error {
 	if err != nil {
 		return err
 	}
-	temporary := path + ".new"
-	if err := writeDurably(temporary, content); err != nil {
-		return err
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return err
-	}
-	return syncFolder(path)
-}
-
-func writeDurably(path string, content []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(content)
-	if err == nil {
-		err = file.Sync()
-	}
-	return errors.Join(err, file.Close())
-}
-
-// syncFolder makes a change of names in a file's folder durable.
-func syncFolder(path string) error {
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
-}
-
-func erase(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return durable.WriteFile(path, content, 0o600)
 }
 
 func sortedIDs(guests map[string]guest) []string { return slices.Sorted(maps.Keys(guests)) }

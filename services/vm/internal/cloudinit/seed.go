@@ -13,10 +13,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
+
+	"orlop.dev/kit/durable"
 )
 
 // maxUserData is what the writer takes, in bytes; the limits of the API are
@@ -73,29 +73,7 @@ func Write(path string, s Seed) error {
 	if err != nil {
 		return err
 	}
-	// The name hides it from whoever lists the folder; the mode is 0600.
-	temporary, err := os.CreateTemp(filepath.Dir(path), ".seed-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temporary.Name()) // fails after the rename, rightly
-	_, err = temporary.Write(content)
-	err = errors.Join(err, temporary.Sync(), temporary.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(temporary.Name(), path); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return durable.WriteFile(path, content, 0o600)
 }
 
 var (

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"orlop.dev/kit/durable"
 )
 
 // Names inside the run folder that the daemon writes.
@@ -48,23 +50,7 @@ func (f folder) write(name string, value any) error {
 	if err != nil {
 		return err
 	}
-	temporary, err := os.CreateTemp(string(f), "."+name+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temporary.Name()) // fails after the rename, rightly
-	_, err = temporary.Write(append(content, '\n'))
-	if err := errors.Join(err, temporary.Sync(), temporary.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temporary.Name(), f.path(name)); err != nil {
-		return err
-	}
-	self, err := os.Open(string(f))
-	if err != nil {
-		return err
-	}
-	return errors.Join(self.Sync(), self.Close())
+	return durable.WriteFile(f.path(name), append(content, '\n'), 0o600)
 }
 
 func (f folder) read(name string, value any) error {
