@@ -71,7 +71,7 @@ func (c *Collection[T]) fetch(ctx context.Context, key Key) (T, error) {
 	var none T
 	resp, err := c.store.client.Get(ctx, c.store.objects+key.path())
 	if err != nil {
-		return none, unavailable(err)
+		return none, Unavailable(err)
 	}
 	if len(resp.Kvs) == 0 {
 		return none, c.notFound(key)
@@ -116,7 +116,7 @@ func (c *Collection[T]) commit(ctx context.Context, conditions []clientv3.Cmp, o
 	resp, err := c.store.client.Txn(ctx).If(conditions...).Then(ops...).Commit()
 	if err != nil {
 		c.leases.forget(err)
-		return nil, unavailable(err)
+		return nil, Unavailable(err)
 	}
 	return resp, nil
 }

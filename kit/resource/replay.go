@@ -66,7 +66,7 @@ func (c *Collection[T]) record(ctx context.Context, a *answer, object []byte, re
 	}
 	lease, err := c.leases.get(ctx)
 	if err != nil {
-		return clientv3.Op{}, unavailable(err)
+		return clientv3.Op{}, Unavailable(err)
 	}
 	return clientv3.OpPut(c.store.requests+a.id, string(value), clientv3.WithLease(lease)), nil
 }
@@ -76,7 +76,7 @@ func (c *Collection[T]) repeat(ctx context.Context, a *answer) (T, bool, error) 
 	var none T
 	resp, err := c.store.client.Get(ctx, c.store.requests+a.id)
 	if err != nil {
-		return none, true, unavailable(err)
+		return none, true, Unavailable(err)
 	}
 	if len(resp.Kvs) == 0 {
 		return none, false, nil

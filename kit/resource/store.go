@@ -43,7 +43,7 @@ func (s *store) identify(ctx context.Context) (string, error) {
 		Else(clientv3.OpGet(s.identity)).
 		Commit()
 	if err != nil {
-		return "", unavailable(err)
+		return "", Unavailable(err)
 	}
 	last := resp.Responses[len(resp.Responses)-1].GetResponseRange()
 	return string(last.Kvs[0].Value), nil
@@ -53,14 +53,14 @@ func (s *store) identify(ctx context.Context) (string, error) {
 func (s *store) revision(ctx context.Context) (int64, error) {
 	resp, err := s.client.Get(ctx, s.identity, clientv3.WithKeysOnly())
 	if err != nil {
-		return 0, unavailable(err)
+		return 0, Unavailable(err)
 	}
 	return resp.Header.Revision, nil
 }
 
-// unavailable classifies an error of etcd's client. The end of the caller's own
+// Unavailable classifies an error of etcd's client. The end of the caller's own
 // context stays what it is.
-func unavailable(err error) error {
+func Unavailable(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}

@@ -6,18 +6,18 @@
 package origin
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource/record"
 )
 
 // Record is the memory of one disk.
 type Record struct {
+	record.Version
+
 	// Class and Node are where the volume is, written down before it is made. Node
 	// is empty where every node reaches it.
 	Class string `json:"class,omitempty"`
@@ -38,68 +38,12 @@ type Record struct {
 	Prepared *time.Time `json:"prepared,omitempty"`
 	Consumed *time.Time `json:"consumed,omitempty"`
 	Made     *time.Time `json:"made,omitempty"`
-
-	revision int64
 }
 
-// Store keeps records below a prefix in etcd.
-type Store struct {
-	client *clientv3.Client
-	prefix string
-}
+// Store keeps the records of disks by their UIDs.
+type Store = record.Store[Record, *Record]
 
 // NewStore returns the records of a service's prefix.
 func NewStore(client *clientv3.Client, prefix string) *Store {
-	return &Store{client: client, prefix: prefix + "/origin/"}
-}
-
-// Get returns a disk's record by its UID, an empty one where there is none.
-func (s *Store) Get(ctx context.Context, uid string) (*Record, error) {
-	response, err := s.client.Get(ctx, s.prefix+uid)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	record := new(Record)
-	if len(response.Kvs) == 0 {
-		return record, nil
-	}
-	if err := json.Unmarshal(response.Kvs[0].Value, record); err != nil {
-		return nil, fmt.Errorf("record of disk %s: %w", uid, err)
-	}
-	record.revision = response.Kvs[0].ModRevision
-	return record, nil
-}
-
-// Put writes a record that Get returned, durably. Class Stale if somebody else
-// wrote it in between.
-func (s *Store) Put(ctx context.Context, uid string, record *Record) error {
-	text, err := json.Marshal(record)
-	if err != nil {
-		return err
-	}
-	key := s.prefix + uid
-	response, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(key), "=", record.revision)).
-		Then(clientv3.OpPut(key, string(text))).
-		Commit()
-	if err != nil {
-		return unavailable(err)
-	}
-	if !response.Succeeded {
-		return fault.New(fault.Stale, "OriginRecordChanged", "the disk's record was changed at the same time")
-	}
-	record.revision = response.Header.Revision
-	return nil
-}
-
-// Delete forgets a disk. Idempotent.
-func (s *Store) Delete(ctx context.Context, uid string) error {
-	if _, err := s.client.Delete(ctx, s.prefix+uid); err != nil {
-		return unavailable(err)
-	}
-	return nil
-}
-
-func unavailable(err error) error {
-	return fault.Wrap(err, fault.Transient, "StoreUnavailable", "the store can't be reached")
+	return record.New[Record](client, prefix+"/origin/")
 }

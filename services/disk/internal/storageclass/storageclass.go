@@ -1,7 +1,7 @@
 // Package storageclass has the storage classes of one machine, and says which
 // of them a disk gets.
 //
-// It owns one etcd key: the cluster's default. It must not know what a disk is.
+// It owns one record: the cluster's default. It must not know what a disk is.
 package storageclass
 
 import (
@@ -12,6 +12,7 @@ import (
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource/record"
 )
 
 // Names of the classes.
@@ -46,8 +47,7 @@ func all() []*diskv1.StorageClass {
 type Classes struct {
 	diskv1.UnimplementedStorageClassServiceServer
 
-	client     *clientv3.Client
-	key        string
+	choices    *record.Store[choice, *choice]
 	configured string
 	changed    func()
 }
@@ -65,7 +65,8 @@ type Options struct {
 // New returns the classes of one machine.
 func New(opts Options) *Classes {
 	return &Classes{
-		client: opts.Etcd, key: opts.Prefix + "/default-class", configured: opts.Default, changed: opts.Changed,
+		choices:    record.New[choice](opts.Etcd, opts.Prefix+"/storageclass/"),
+		configured: opts.Default, changed: opts.Changed,
 	}
 }
 
@@ -97,17 +98,27 @@ func (c *Classes) Choose(ctx context.Context, name string) (*diskv1.StorageClass
 	return nil, fault.New(fault.NotReady, ReasonNotReady, "%s %q: name one of %s", which, name, choice)
 }
 
+// choice is the class that is the cluster's default; none where Name is empty.
+type choice struct {
+	record.Version
+
+	Name string `json:"name"`
+}
+
+// defaultClass is the key of the one choice that there is.
+const defaultClass = "default"
+
 // marked is the cluster's default: Local until somebody says something else,
 // empty where it was said that there is none.
 func (c *Classes) marked(ctx context.Context) (string, error) {
-	response, err := c.client.Get(ctx, c.key)
+	chosen, err := c.choices.Get(ctx, defaultClass)
 	switch {
 	case err != nil:
-		return "", unavailable(err)
-	case len(response.Kvs) == 0:
+		return "", err
+	case !chosen.Exists():
 		return Local, nil
 	}
-	return string(response.Kvs[0].Value), nil
+	return chosen.Name, nil
 }
 
 // ListStorageClasses implements diskv1.StorageClassServiceServer.
@@ -132,13 +143,9 @@ func (c *Classes) SetDefaultStorageClass(ctx context.Context, request *diskv1.Se
 	if before == request.GetName() {
 		return &diskv1.SetDefaultStorageClassResponse{}, nil
 	}
-	if _, err := c.client.Put(ctx, c.key, request.GetName()); err != nil {
-		return nil, unavailable(err)
+	if err := c.choices.Change(ctx, defaultClass, func(chosen *choice) { chosen.Name = request.GetName() }); err != nil {
+		return nil, err
 	}
 	c.changed()
 	return &diskv1.SetDefaultStorageClassResponse{}, nil
-}
-
-func unavailable(err error) error {
-	return fault.Wrap(err, fault.Transient, "StoreUnavailable", "the store can't be reached")
 }
