@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	"orlop.dev/kit/auth"
 	"orlop.dev/kit/fault"
 )
 
@@ -22,7 +23,10 @@ func (r *Reconciler) Admit(ctx context.Context, old, disk *diskv1.VirtualDisk) e
 	if refusal != nil {
 		return refusal
 	}
-	if old == nil || proto.Equal(old.GetSpec(), disk.GetSpec()) {
+	if old == nil {
+		return mayName(ctx, disk)
+	}
+	if proto.Equal(old.GetSpec(), disk.GetSpec()) {
 		return nil
 	}
 	if deleted(old) {
@@ -35,10 +39,26 @@ func (r *Reconciler) Admit(ctx context.Context, old, disk *diskv1.VirtualDisk) e
 	switch {
 	case o.lost:
 		return fault.Refuse("spec", "FieldValueForbidden", "the disk has lost its data and can't be changed: delete it")
-	case o.volume == nil:
-		return nil // it is not made yet, and begins anew
+	case o.volume != nil:
+		return admitChange(old, disk, wanted, o.volume.VirtualBytes)
+	case proto.Equal(old.GetSpec().GetDataSource(), disk.GetSpec().GetDataSource()):
+		return nil // what may be named was judged before
 	}
-	return admitChange(old, disk, wanted, o.volume.VirtualBytes)
+	return mayName(ctx, disk) // it is not made yet, and begins anew
+}
+
+// mayName refuses a disk that names a Secret which its author may not read.
+func mayName(ctx context.Context, disk *diskv1.VirtualDisk) error {
+	secret := disk.GetSpec().GetDataSource().GetContainerImage().GetImagePullSecret()
+	if secret == nil {
+		return nil
+	}
+	if secret.GetName() == "" {
+		return fault.Refuse("spec.dataSource.containerImage.imagePullSecret.name", "FieldValueRequired", "a Secret is named by its name")
+	}
+	return auth.RequireOfCaller(ctx, auth.Attributes{
+		Verb: "get", Resource: "secrets", Namespace: disk.GetMetadata().GetNamespace(), Name: secret.GetName(),
+	})
 }
 
 // admitChange judges a change of a disk that has its data already.

@@ -1,6 +1,7 @@
 package virtualdisk_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,7 +10,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
+	"orlop.dev/kit/auth/authtest"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource/etcdtest"
 )
@@ -126,5 +129,46 @@ func TestHolders(t *testing.T) {
 	w.disk.Metadata.DeletionTimestamp = timestamppb.New(epoch)
 	if err := w.r.AdmitHolder(ctx, w.disk, active); !fault.Is(err, fault.NotReady) {
 		t.Errorf("a disk that is being deleted is used: %v", err)
+	}
+}
+
+func TestPullSecretNeedsTheRightToReadIt(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	pulls := func(secret string) *diskv1.VirtualDisk {
+		disk := proto.CloneOf(w.disk)
+		disk.Spec = &diskv1.VirtualDiskSpec{DataSource: &diskv1.DiskDataSource{
+			Type: imagev1.DataSourceType_ContainerImage,
+			ContainerImage: &imagev1.ContainerImageSource{
+				Image: "example.org/ubuntu", ImagePullSecret: &imagev1.ImagePullSecret{Name: secret},
+			},
+		}}
+		return disk
+	}
+	named, resized := pulls("pull"), pulls("pull")
+	resized.Spec.PersistentVolumeClaim = &diskv1.DiskPersistentVolumeClaim{Size: "20Gi"}
+	may := []string{"get secrets " + named.GetMetadata().GetNamespace() + " pull"}
+	for _, test := range []struct {
+		name     string
+		rights   []string
+		old, new *diskv1.VirtualDisk
+		want     fault.Class
+	}{
+		{"created with it", may, nil, named, fault.None},
+		{"created without", nil, nil, named, fault.Denied},
+		{"with another one", may, nil, pulls("other"), fault.Denied},
+		{"without a name", may, nil, pulls(""), fault.Invalid},
+		{"changed with it", may, w.disk, named, fault.None},
+		{"changed without", nil, w.disk, named, fault.Denied},
+		{"only resized", nil, named, resized, fault.None},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			request := &diskv1.CreateVirtualDiskRequest{Namespace: named.GetMetadata().GetNamespace(), VirtualDisk: test.new}
+			err := authtest.As(t, test.rights, "/orlop.disk.v1.VirtualDiskService/CreateVirtualDisk", request, func(ctx context.Context) error {
+				return w.r.Admit(ctx, test.old, test.new)
+			})
+			if got := fault.ClassOf(err); got != test.want {
+				t.Errorf("class %v, want %v: %v", got, test.want, err)
+			}
+		})
 	}
 }

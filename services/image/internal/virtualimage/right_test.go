@@ -2,44 +2,16 @@ package virtualimage
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"testing"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
 
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
-	"orlop.dev/kit/auth"
-	"orlop.dev/kit/auth/tokenfile"
+	"orlop.dev/kit/auth/authtest"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
 )
 
-// granted allows what it lists, and everything with images of the cluster.
-type granted []string
-
-func (g granted) Authorize(_ context.Context, _ auth.User, a auth.Attributes) (auth.Decision, error) {
-	right := strings.Join([]string{a.Verb, a.Resource, a.Namespace, a.Name}, " ")
-	return auth.Decision{Allowed: a.Resource == "clustervirtualimages" || slices.Contains(g, right)}, nil
-}
-
-// as makes a call through a real guard, as a user with some rights.
-func as(t *testing.T, rights granted, method string, request proto.Message, admit func(context.Context) error) error {
-	t.Helper()
-	users, err := tokenfile.Parse(strings.NewReader("a-token,alice,1\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer a-token"))
-	info := &grpc.UnaryServerInfo{FullMethod: "/orlop.image.v1.ClusterVirtualImageService/" + method}
-	_, err = auth.NewGuard(users, rights).Unary()(ctx, request, info, func(ctx context.Context, _ any) (any, error) {
-		return nil, admit(ctx)
-	})
-	return err
-}
+const clusterImages = "/orlop.image.v1.ClusterVirtualImageService/"
 
 func clusterImage(source *imagev1.ClusterDataSource) *imagev1.ClusterVirtualImage {
 	return &imagev1.ClusterVirtualImage{
@@ -72,16 +44,16 @@ func clusterRules(t *testing.T) *Reconciler[*imagev1.ClusterVirtualImage] {
 
 func TestClusterImageNamesWhatItsAuthorMayRead(t *testing.T) {
 	for name, c := range map[string]struct {
-		rights granted
+		rights []string
 		source *imagev1.ClusterDataSource
 		want   fault.Class
 	}{
-		"a Secret":                       {granted{"get secrets team pull"}, pulls("team"), fault.None},
-		"a Secret of others":             {granted{"get secrets team pull"}, pulls("others"), fault.Denied},
-		"another Secret":                 {granted{"get secrets team push"}, pulls("team"), fault.Denied},
-		"a Secret of no namespace":       {granted{"get secrets  pull"}, pulls(""), fault.Invalid},
-		"an image":                       {granted{"get virtualimages team ubuntu"}, copies(imagev1.ObjectRefKind_VirtualImage, "team"), fault.None},
-		"an image that they may list":    {granted{"list virtualimages team "}, copies(imagev1.ObjectRefKind_VirtualImage, "team"), fault.Denied},
+		"a Secret":                       {[]string{"get secrets team pull"}, pulls("team"), fault.None},
+		"a Secret of others":             {[]string{"get secrets team pull"}, pulls("others"), fault.Denied},
+		"another Secret":                 {[]string{"get secrets team push"}, pulls("team"), fault.Denied},
+		"a Secret of no namespace":       {[]string{"get secrets  pull"}, pulls(""), fault.Invalid},
+		"an image":                       {[]string{"get virtualimages team ubuntu"}, copies(imagev1.ObjectRefKind_VirtualImage, "team"), fault.None},
+		"an image that they may list":    {[]string{"list virtualimages team "}, copies(imagev1.ObjectRefKind_VirtualImage, "team"), fault.Denied},
 		"an image of others":             {nil, copies(imagev1.ObjectRefKind_VirtualImage, "others"), fault.Denied},
 		"an image of the cluster's":      {nil, copies(imagev1.ObjectRefKind_ClusterVirtualImage, ""), fault.None},
 		"nothing that needs other right": {nil, &imagev1.ClusterDataSource{Type: imagev1.DataSourceType_HTTP}, fault.None},
@@ -89,7 +61,7 @@ func TestClusterImageNamesWhatItsAuthorMayRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, image := clusterRules(t), clusterImage(c.source)
 			create := &imagev1.CreateClusterVirtualImageRequest{ClusterVirtualImage: image}
-			err := as(t, c.rights, "CreateClusterVirtualImage", create, func(ctx context.Context) error {
+			err := authtest.As(t, c.rights, clusterImages+"CreateClusterVirtualImage", create, func(ctx context.Context) error {
 				return r.Admit(ctx, nil, image)
 			})
 			if got := fault.ClassOf(err); got != c.want {
@@ -98,7 +70,7 @@ func TestClusterImageNamesWhatItsAuthorMayRead(t *testing.T) {
 			// What could not be named at first can't be named later.
 			before := clusterImage(copies(imagev1.ObjectRefKind_ClusterVirtualImage, ""))
 			update := &imagev1.UpdateClusterVirtualImageRequest{Name: "shared", ClusterVirtualImage: image}
-			err = as(t, c.rights, "UpdateClusterVirtualImage", update, func(ctx context.Context) error {
+			err = authtest.As(t, c.rights, clusterImages+"UpdateClusterVirtualImage", update, func(ctx context.Context) error {
 				return r.Admit(ctx, before, image)
 			})
 			if got := fault.ClassOf(err); got != c.want {
@@ -118,13 +90,13 @@ func TestAnotherNamespaceAloneIsAnotherSource(t *testing.T) {
 			before, after := clusterImage(sources[0]), clusterImage(sources[1])
 			update := &imagev1.UpdateClusterVirtualImageRequest{Name: "shared", ClusterVirtualImage: after}
 			admit := func(ctx context.Context) error { return r.Admit(ctx, before, after) }
-			rights := granted{"get secrets team pull", "get virtualimages team ubuntu"}
-			if err := as(t, rights, "UpdateClusterVirtualImage", update, admit); !fault.Is(err, fault.Denied) {
+			rights := []string{"get secrets team pull", "get virtualimages team ubuntu"}
+			if err := authtest.As(t, rights, clusterImages+"UpdateClusterVirtualImage", update, admit); !fault.Is(err, fault.Denied) {
 				t.Errorf("got %v, want the other namespace denied", err)
 			}
 			label := resource.Clone(before)
 			label.Metadata.Labels = map[string]string{"a": "b"}
-			if err := as(t, nil, "UpdateClusterVirtualImage", update, func(ctx context.Context) error {
+			if err := authtest.As(t, nil, clusterImages+"UpdateClusterVirtualImage", update, func(ctx context.Context) error {
 				return r.Admit(ctx, before, label)
 			}); err != nil {
 				t.Errorf("a label asks for the source's right: %v", err)
@@ -142,9 +114,9 @@ func TestPullSecretOfANamespaceNeedsTheRightToReadIt(t *testing.T) {
 			Image: "example.org/ubuntu", ImagePullSecret: &imagev1.ImagePullSecret{Name: "pull"},
 		},
 	}
-	for want, rights := range map[fault.Class]granted{fault.None: {"get secrets default pull"}, fault.Denied: nil} {
+	for want, rights := range map[fault.Class][]string{fault.None: {"get secrets default pull"}, fault.Denied: nil} {
 		create := &imagev1.CreateClusterVirtualImageRequest{ClusterVirtualImage: clusterImage(nil)} // any that the guard lets in
-		err := as(t, rights, "CreateClusterVirtualImage", create, func(ctx context.Context) error { return r.Admit(ctx, nil, image) })
+		err := authtest.As(t, rights, clusterImages+"CreateClusterVirtualImage", create, func(ctx context.Context) error { return r.Admit(ctx, nil, image) })
 		if got := fault.ClassOf(err); got != want {
 			t.Errorf("with %v: class %v, want %v: %v", rights, got, want, err)
 		}
