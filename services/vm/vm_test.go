@@ -84,7 +84,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{t: t, disk: disk}
 	store := etcdtest.Start(t)
 	disks, diskPart := servetest.StandIn[*diskv1.VirtualDisk](t, store, &diskv1.VirtualDiskService_ServiceDesc,
-		&diskv1.Volume{Path: disk, Format: "raw", VirtualBytes: 1 << 20})
+		&diskv1.Volume{Path: disk, Format: "raw", VirtualBytes: 1 << 20, WantedBytes: 2 << 20})
 	addresses, addressPart := servetest.StandIn[*networkv1.VirtualMachineIPAddress](t, store, &networkv1.VirtualMachineIPAddressService_ServiceDesc,
 		&networkv1.Port{MacAddress: "52:54:00:00:00:01", Mode: networkv1.PortMode_User, Address: "10.66.10.10/24", Gateway: "10.66.10.1"})
 	_, imagePart := servetest.StandIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, &imagev1.Blob{})

@@ -1429,7 +1429,10 @@ type Volume struct {
 	// PersistentVolumeClaim with the data, where Kubernetes stores it.
 	PersistentVolumeClaimName string `protobuf:"bytes,4,opt,name=persistent_volume_claim_name,json=persistentVolumeClaimName,proto3" json:"persistent_volume_claim_name,omitempty"`
 	// The only node that reaches the volume; empty where every node does.
-	Node          string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	// The size that the volume is to have: above virtual_bytes where it is to grow,
+	// which a holder that has it open does itself.
+	WantedBytes   int64 `protobuf:"varint,6,opt,name=wanted_bytes,json=wantedBytes,proto3" json:"wanted_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1497,6 +1500,13 @@ func (x *Volume) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *Volume) GetWantedBytes() int64 {
+	if x != nil {
+		return x.WantedBytes
+	}
+	return 0
 }
 
 var File_orlop_disk_v1_virtual_disk_proto protoreflect.FileDescriptor
@@ -1639,13 +1649,14 @@ const file_orlop_disk_v1_virtual_disk_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\x0e2\x1e.orlop.meta.v1.EventType.ValueR\x04type\x122\n" +
 	"\x06object\x18\x02 \x01(\v2\x1a.orlop.disk.v1.VirtualDiskR\x06object\x12)\n" +
 	"\x10resource_version\x18\x03 \x01(\tR\x0fresourceVersion\x12\x14\n" +
-	"\x05store\x18\x04 \x01(\tR\x05store\"\xae\x01\n" +
+	"\x05store\x18\x04 \x01(\tR\x05store\"\xd1\x01\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\tR\x06format\x12#\n" +
 	"\rvirtual_bytes\x18\x03 \x01(\x03R\fvirtualBytes\x12?\n" +
 	"\x1cpersistent_volume_claim_name\x18\x04 \x01(\tR\x19persistentVolumeClaimName\x12\x12\n" +
-	"\x04node\x18\x05 \x01(\tR\x04node2\xcd\t\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\x12!\n" +
+	"\fwanted_bytes\x18\x06 \x01(\x03R\vwantedBytes2\xcd\t\n" +
 	"\x12VirtualDiskService\x12\x9d\x01\n" +
 	"\x11CreateVirtualDisk\x12'.orlop.disk.v1.CreateVirtualDiskRequest\x1a\x1a.orlop.disk.v1.VirtualDisk\"C\x82\xd3\xe4\x93\x02=:\fvirtual_disk\"-/v1alpha2/namespaces/{namespace}/virtualdisks\x12\x85\x01\n" +
 	"\x0eGetVirtualDisk\x12\x19.orlop.meta.v1.GetRequest\x1a\x1a.orlop.disk.v1.VirtualDisk\"<\x82\xd3\xe4\x93\x026\x124/v1alpha2/namespaces/{namespace}/virtualdisks/{name}\x12\xa8\x01\n" +

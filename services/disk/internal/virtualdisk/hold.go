@@ -50,10 +50,15 @@ func (r *Reconciler) reach(ctx context.Context, disk *diskv1.VirtualDisk, holder
 	if err != nil {
 		return nil, err
 	}
+	wanted, refusal := wantedSize(disk)
+	if refusal != nil {
+		return nil, refusal
+	}
 	switch {
 	case found && !volume.Lost:
 		return &diskv1.Volume{
 			Path: volume.Path, Format: layer.Format, VirtualBytes: volume.VirtualBytes, Node: record.Node,
+			WantedBytes: max(wanted, volume.VirtualBytes),
 		}, nil
 	case !holder.GetActive():
 		return &diskv1.Volume{}, nil

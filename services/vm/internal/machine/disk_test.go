@@ -127,8 +127,9 @@ func TestPlacingForADiskSurvivesDeathBetweenAnyTwoSteps(t *testing.T) {
 // growing asks for a larger disk.
 func (w *world) growing(bytes int64) {
 	state := w.devices.states[disk]
-	state.GrowTo = bytes
+	state.Grows = true
 	w.devices.states[disk] = state
+	w.devices.wanted = map[string]int64{disk: bytes}
 }
 
 func TestDiskGrowsUnderARunningVM(t *testing.T) {

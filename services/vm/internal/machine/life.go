@@ -299,15 +299,14 @@ func (r *Reconciler) grow(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 		return nil
 	}
 	for i, ref := range o.applied.GetBlockDeviceRefs() {
-		wanted := o.attached[i].GrowTo
-		if wanted == 0 {
+		if !o.attached[i].Grows {
 			continue
 		}
 		device, err := r.Devices.Claim(ctx, ref, userOf(vm, o))
 		if err != nil {
 			return err
 		}
-		if err := r.Engine.Grow(ctx, vm.GetMetadata().GetUid(), device.ID, wanted); err != nil {
+		if err := r.Engine.Grow(ctx, vm.GetMetadata().GetUid(), device.ID, device.GrowTo); err != nil {
 			return err
 		}
 		if _, err := r.Devices.Claim(ctx, ref, userOf(vm, o)); err != nil {

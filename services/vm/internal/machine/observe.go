@@ -92,12 +92,12 @@ func (r *Reconciler) observeDevices(vm *vmv1.VirtualMachine, o *observation) {
 		switch {
 		case !state.Found:
 			waits = append(waits, describe(ref)+" does not exist")
-		case state.AwaitsConsumer, state.InMaking && state.HeldBy == vm.GetMetadata().GetName():
+		case state.AwaitsConsumer, state.InMaking && state.HeldBy.GetUid() == vm.GetMetadata().GetUid():
 			awaited = append(awaited, lack(ref, state))
 		case !state.Ready:
 			waits = append(waits, lack(ref, state))
-		case state.HeldBy != "" && state.HeldBy != vm.GetMetadata().GetName():
-			waits = append(waits, describe(ref)+" is in use by VirtualMachine "+state.HeldBy)
+		case state.HeldBy != nil && state.HeldBy.GetUid() != vm.GetMetadata().GetUid():
+			waits = append(waits, describe(ref)+" is in use by "+state.HeldBy.GetKind()+" "+state.HeldBy.GetName())
 		}
 	}
 	reason := "BlockDevicesNotReady"

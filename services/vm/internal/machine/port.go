@@ -50,6 +50,9 @@ type Device struct {
 	CDROM    bool
 	// Node is the only one that reaches the device; empty where every node does.
 	Node string
+	// GrowTo is the size in bytes that a disk is to have, which it may have already;
+	// 0 for an image.
+	GrowTo int64
 }
 
 // State is what an instance is doing.
@@ -111,14 +114,13 @@ type DeviceState struct {
 	Size         string
 	// Phase and Message say what is waited for.
 	Phase, Message string
-	// HeldBy names the VM that runs with the disk; empty if none does.
-	HeldBy string
+	// HeldBy is who uses the disk, nil if nobody does.
+	HeldBy *metav1.Holder
 	// AwaitsConsumer is a disk that is made once a VM wants to run with it, InMaking
 	// one that is not made yet for whatever reason.
 	AwaitsConsumer, InMaking bool
-	// GrowTo is the size in bytes that a disk is to have while its VM runs; 0 where
-	// it has the right one.
-	GrowTo int64
+	// Grows is a disk that waits for the VM that runs with it to make it larger.
+	Grows bool
 }
 
 // HeldDevice is a claim on a device.

@@ -267,6 +267,8 @@ type devices struct {
 	// that one node reaches.
 	unmade map[string]bool
 	nodes  map[string]string
+	// wanted are the sizes that disks are to have.
+	wanted map[string]int64
 }
 
 func nameOf(ref *vmv1.BlockDeviceRef) string { return ref.GetKind().String() + " " + ref.GetName() }
@@ -279,11 +281,11 @@ func (d *devices) State(ref *vmv1.BlockDeviceRef, _ string) machine.DeviceState 
 	state := d.states[nameOf(ref)]
 	for _, h := range d.holders[nameOf(ref)] {
 		if h.GetActive() {
-			state.HeldBy = h.GetName()
+			state.HeldBy = h
 		}
 	}
 	if d.unmade[nameOf(ref)] {
-		state.Ready, state.InMaking, state.AwaitsConsumer = false, true, state.HeldBy == ""
+		state.Ready, state.InMaking, state.AwaitsConsumer = false, true, state.HeldBy == nil
 		state.Phase = "WaitForFirstConsumer"
 	}
 	return state
@@ -291,7 +293,7 @@ func (d *devices) State(ref *vmv1.BlockDeviceRef, _ string) machine.DeviceState 
 
 func (d *devices) Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *metav1.Holder) (machine.Device, error) {
 	name := nameOf(ref)
-	device := machine.Device{ID: name, Path: "/disks/" + ref.GetName(), Format: "qcow2", Node: d.nodes[name]}
+	device := machine.Device{ID: name, Path: "/disks/" + ref.GetName(), Format: "qcow2", Node: d.nodes[name], GrowTo: d.wanted[name]}
 	if d.unmade[name] {
 		device.Path = ""
 	}

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
-	quantity "k8s.io/apimachinery/pkg/api/resource"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
@@ -22,9 +21,6 @@ import (
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/services/vm/internal/machine"
 )
-
-// sectorBytes is what every disk's size is a multiple of.
-const sectorBytes = 512
 
 // Changed is told which object changed: a kind's name and a key.
 type Changed func(kind string, key resource.Key)
@@ -115,7 +111,7 @@ func diskState(disk *diskv1.VirtualDisk, found bool) machine.DeviceState {
 	}
 	for _, holder := range disk.GetMetadata().GetHolders() {
 		if holder.GetActive() {
-			state.HeldBy = holder.GetName()
+			state.HeldBy = holder
 		}
 	}
 	switch status.GetPhase() {
@@ -124,23 +120,11 @@ func diskState(disk *diskv1.VirtualDisk, found bool) machine.DeviceState {
 	case diskv1.DiskPhase_Pending, diskv1.DiskPhase_Provisioning, diskv1.DiskPhase_Failed:
 		state.InMaking = true
 	case diskv1.DiskPhase_Resizing:
-		state.GrowTo = growTo(disk)
+		// The disk service has agreed to it where it says that it goes on.
+		c := condition.Find(status.GetConditions(), "Resizing")
+		state.Grows = c.GetStatus() == metav1.ConditionStatus_True && c.GetObservedGeneration() == disk.GetMetadata().GetGeneration()
 	}
 	return state
-}
-
-// growTo is the size that a disk asks its VM for: the disk service has agreed to
-// it where it says that the resizing goes on.
-func growTo(disk *diskv1.VirtualDisk) int64 {
-	c := condition.Find(disk.GetStatus().GetConditions(), "Resizing")
-	if c.GetStatus() != metav1.ConditionStatus_True || c.GetObservedGeneration() != disk.GetMetadata().GetGeneration() {
-		return 0
-	}
-	size, err := quantity.ParseQuantity(disk.GetSpec().GetPersistentVolumeClaim().GetSize())
-	if err != nil {
-		return 0 // admission lets none such in
-	}
-	return (size.Value() + sectorBytes - 1) / sectorBytes * sectorBytes
 }
 
 func imageState(found bool, phase imagev1.ImagePhase_Value, cdrom bool, size *imagev1.ImageSize, progress string) machine.DeviceState {
@@ -156,7 +140,7 @@ func (d *Devices) Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *m
 	if ref.GetKind() == vmv1.BlockDeviceKind_VirtualDisk {
 		volume := new(diskv1.Volume)
 		err := d.disks.Client().Claim(ctx, key, holder, volume)
-		return machine.Device{ID: idOf(ref), Path: volume.GetPath(), Format: volume.GetFormat(), Node: volume.GetNode()}, err
+		return machine.Device{ID: idOf(ref), Path: volume.GetPath(), Format: volume.GetFormat(), Node: volume.GetNode(), GrowTo: volume.GetWantedBytes()}, err
 	}
 	blob := new(imagev1.Blob)
 	if err := d.claimImage(ctx, ref, key, holder, blob); err != nil {
