@@ -66,7 +66,7 @@ func TestStartWaitsForEachDependencyAndSaysWhich(t *testing.T) {
 		{
 			"a disk that nobody else uses",
 			func(w *world) {
-				w.devices.holders["VirtualDisk root"] = []*metav1.Holder{{Name: "other", Uid: "other", Active: true}}
+				w.devices.holders["VirtualDisk root"] = []*metav1.Holder{{Kind: "VirtualMachine", Name: "other", Uid: "other", Active: true}}
 			},
 			func(w *world) { w.devices.drop("VirtualDisk root", "other") },
 			"BlockDevicesReady", "BlockDevicesNotReady", "Waits for block devices: VirtualDisk root is in use by VirtualMachine other",
