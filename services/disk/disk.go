@@ -27,6 +27,7 @@ import (
 	"orlop.dev/kit/resource/schema"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/disk/internal/export"
+	"orlop.dev/services/disk/internal/jail"
 	"orlop.dev/services/disk/internal/layer"
 	"orlop.dev/services/disk/internal/origin"
 	"orlop.dev/services/disk/internal/storageclass"
@@ -95,6 +96,7 @@ type Service struct {
 	classes *storageclass.Classes
 	loop    *reconcile.Loop[*diskv1.VirtualDisk]
 	leader  *reconcile.Election
+	logger  *slog.Logger
 }
 
 // New wires the service. Nothing happens until its Part runs.
@@ -120,7 +122,7 @@ func New(opts Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{disks: disks, volumes: volumes, trees: &tree.Service{Disks: disks, Volumes: volumes}}
+	s := &Service{disks: disks, volumes: volumes, trees: &tree.Service{Disks: disks, Volumes: volumes}, logger: opts.Logger}
 	s.keeper = &layer.Keeper{Store: volumes, Depth: opts.LayerDepth, Idle: s.idle, Logger: opts.Logger}
 	s.classes = storageclass.New(storageclass.Options{
 		Etcd: opts.Etcd, Prefix: opts.Prefix, Default: opts.DefaultStorageClass, Changed: s.wakeAll,
@@ -163,6 +165,9 @@ func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 }
 
 func (s *Service) run(ctx context.Context) error {
+	if err := jail.Check(ctx); err != nil && ctx.Err() == nil {
+		s.logger.WarnContext(ctx, "QEMU's tools see this machine's network: it allows them no namespaces of their own", "error", err)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.disks.Run(ctx) })
 	group.Go(func() error { return s.images.Run(ctx) })

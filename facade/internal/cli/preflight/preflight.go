@@ -91,10 +91,10 @@ func (m Machine) qemu(ctx context.Context) Finding {
 // tools are programs that the services call.
 func tools() Finding {
 	f := Finding{Subject: "tools", Severity: Good, Sentence: "all are there."}
-	for _, tool := range []string{"qemu-img", "unshare", "prlimit"} {
+	for _, tool := range []string{"qemu-img", "qemu-storage-daemon", "prlimit"} {
 		if !installed(tool) {
 			f.Severity = Fatal
-			f.Sentence = fmt.Sprintf("%s is missing, without which disks can't be made: run make setup.", tool)
+			f.Sentence = fmt.Sprintf("%s is missing, without which disks can't be kept: run make setup.", tool)
 			return f
 		}
 	}

@@ -2,7 +2,7 @@
 // allocated, by qemu-img, and what is in it, by an NBD connection to
 // qemu-storage-daemon.
 //
-// It owns those processes. It must not know where files come from. Each file
+// It must not know where files come from, nor how a tool is held (package jail). Each file
 // and each format is named: nothing is ever probed, and no name in a file is
 // followed.
 package chain

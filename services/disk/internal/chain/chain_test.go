@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"orlop.dev/services/disk/internal/chain"
+	"orlop.dev/services/disk/internal/jail"
 	"orlop.dev/services/disk/internal/qcow2"
 )
 
@@ -158,7 +159,7 @@ func TestUnreadableChainSaysWhy(t *testing.T) {
 	if err := os.WriteFile(c[1].Path, []byte("no image"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	failed := new(chain.ToolError)
+	failed := new(jail.Error)
 	if _, err := chain.Open(t.Context(), c, chain.Usual); !errors.As(err, &failed) || failed.Words == "" {
 		t.Errorf("Open says %v", err)
 	}

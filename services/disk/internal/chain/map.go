@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"orlop.dev/services/disk/internal/jail"
 	"orlop.dev/services/disk/internal/qcow2"
 )
 
@@ -41,12 +42,12 @@ func (c Chain) runs(ctx context.Context, p Priority, take func(extent) (has, zer
 	if err != nil {
 		return nil, 0, err
 	}
-	tool, err := start(ctx, p, nil, "qemu-img", "map", "--output=json", "json:"+string(spec))
+	tool, err := jail.Start(ctx, jail.Options{Idle: p == Idle}, "qemu-img", "map", "--output=json", "json:"+string(spec))
 	if err != nil {
 		return nil, 0, err
 	}
-	runs, size, err := collect(tool.out, take)
-	if ended := tool.wait(); ended != nil {
+	runs, size, err := collect(tool.Out, take)
+	if ended := tool.Wait(); ended != nil {
 		return nil, 0, ended
 	}
 	return runs, size, err

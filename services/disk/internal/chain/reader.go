@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"orlop.dev/services/disk/internal/jail"
 )
 
 // Reader reads a disk. It may be used concurrently, one request at a time.
 type Reader struct {
-	server *process
+	server *jail.Process
 	cancel context.CancelFunc
 	close  func() bool
 
@@ -61,7 +63,7 @@ func (r *Reader) serve(ctx context.Context, spec json.RawMessage, p Priority) (n
 		return nil, err
 	}
 	defer inherited.Close()
-	r.server, err = start(ctx, p, inherited, "qemu-storage-daemon",
+	r.server, err = jail.Start(ctx, jail.Options{Idle: p == Idle, Inherited: inherited}, "qemu-storage-daemon",
 		"--blockdev", string(spec),
 		"--nbd-server", "addr.type=fd,addr.str=3,max-connections=1",
 		"--export", "type=nbd,id=e,node-name="+nodeName+",name="+nodeName+",writable=off")
@@ -80,7 +82,7 @@ func (r *Reader) explain(err error) error {
 	if r.server == nil {
 		return err
 	}
-	return errors.Join(err, r.server.wait())
+	return errors.Join(err, r.server.Wait())
 }
 
 // Bytes is the size of the disk.
@@ -100,6 +102,6 @@ func (r *Reader) Close() error {
 		_ = r.conn.socket.Close()
 	}
 	// It was told to end: how it did is no news.
-	_ = r.server.wait()
+	_ = r.server.Wait()
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"orlop.dev/kit/durable"
 	"orlop.dev/services/disk/internal/chain"
+	"orlop.dev/services/disk/internal/jail"
 	"orlop.dev/services/disk/internal/qcow2"
 )
 
@@ -220,7 +221,7 @@ func writePlan(plan *qcow2.Plan, disk io.ReaderAt, path string) error {
 	go func() {
 		// The thread ends with the goroutine: nothing else inherits its priority.
 		runtime.LockOSThread()
-		chain.Yield(0)
+		jail.Yield(0)
 		written <- fillFile(plan, disk, partial)
 	}()
 	if err := <-written; err != nil {

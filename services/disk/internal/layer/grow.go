@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"orlop.dev/services/disk/internal/jail"
 )
 
 // Grow makes a volume larger. Nobody may have it open (ErrBusy). Idempotent; a
@@ -59,19 +60,22 @@ func (s *Store) free(r record) error {
 	return err
 }
 
+// resizeTimeout bounds the change of a few tables.
+const resizeTimeout = time.Minute
+
 // leastRoom is what a table of qcow2 needs to be moved.
 const leastRoom = 1 << 20
 
 // resize changes the size in a file's tables. A file that is larger than its
 // record says is no harm: it is grown again.
 func (s *Store) resize(ctx context.Context, path string, virtualBytes int64) error {
-	command := exec.CommandContext(ctx, "qemu-img", "resize", "-q", "-f", Format, path, strconv.FormatInt(virtualBytes, 10))
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	output, err := command.CombinedOutput()
+	ctx, cancel := context.WithTimeout(ctx, resizeTimeout)
+	defer cancel()
+	err := jail.Run(ctx, jail.Options{Writes: true},
+		"qemu-img", "resize", "-q", "-f", Format, path, strconv.FormatInt(virtualBytes, 10))
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("qemu-img resize: %w: %s", err, strings.TrimSpace(string(output)))
 	// The tool says it to people only; the file system says it to programs.
 	var stat unix.Statfs_t
 	if unix.Statfs(s.dir, &stat) == nil && int64(stat.Bavail)*stat.Bsize < leastRoom {
