@@ -23,7 +23,7 @@ import (
 	"orlop.dev/kit/resource/schema"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/image/internal/diskimage"
-	"orlop.dev/services/image/internal/imports"
+	"orlop.dev/services/image/internal/importserver"
 	"orlop.dev/services/image/internal/intake"
 	"orlop.dev/services/image/internal/job"
 	"orlop.dev/services/image/internal/pullsecret"
@@ -40,9 +40,9 @@ const (
 type Service struct {
 	images        *kept[*imagev1.VirtualImage]
 	clusterImages *kept[*imagev1.ClusterVirtualImage]
-	imports       *job.Pool
+	jobs          *job.Pool
 	uploads       *upload.Store
-	elsewhere     *imports.Server
+	imports       *importserver.Server
 	leader        *reconcile.Election
 }
 
@@ -63,7 +63,7 @@ func New(opts Options) (*Service, error) {
 	s := &Service{leader: &reconcile.Election{
 		Client: opts.Etcd, Key: opts.Prefix + "/election", Identity: fmt.Sprintf("%s/%d", host, os.Getpid()), Logger: opts.Logger,
 	}}
-	if s.imports, err = job.New(job.Options{
+	if s.jobs, err = job.New(job.Options{
 		Registry: client, StagingDir: opts.StagingDir, Parallel: opts.Imports,
 		Limits:  diskimage.Limits{VirtualBytes: opts.Limits.MaxVirtualBytes},
 		Initial: opts.pace.initial, Max: opts.pace.max, ChunkBytes: opts.pace.chunkBytes,
@@ -76,7 +76,7 @@ func New(opts Options) (*Service, error) {
 		Secrets: pullsecret.New(opts.Secrets), MaxBytes: opts.Limits.MaxVirtualBytes,
 	}}
 	way := &intake.Intake{
-		Imports: s.imports, Origins: origins,
+		Imports: s.jobs, Origins: origins,
 		Registry: intake.Registry{
 			Registry: client, Host: opts.Registry.Endpoint, Prefix: opts.Registry.Prefix, BlobPath: opts.BlobPath,
 		},
@@ -94,7 +94,7 @@ func New(opts Options) (*Service, error) {
 		return nil, err
 	}
 	origins.Images, origins.ClusterImages = s.images.rules.Copy, s.clusterImages.rules.Copy
-	s.elsewhere = imports.New(way, opts.Logger)
+	s.imports = importserver.New(way, opts.Logger)
 	return s, nil
 }
 
@@ -154,7 +154,7 @@ func (s *Service) Part() serve.Part {
 
 func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 	imagev1.RegisterUploadServiceServer(registrar, upload.NewServer(s.uploads))
-	imagev1.RegisterImportServiceServer(registrar, s.elsewhere)
+	imagev1.RegisterImportServiceServer(registrar, s.imports)
 	return errors.Join(
 		resource.Register(registrar, &imagev1.VirtualImageService_ServiceDesc, nil, s.images.methods),
 		resource.Register(registrar, &imagev1.ClusterVirtualImageService_ServiceDesc, nil, s.clusterImages.methods),
@@ -181,9 +181,9 @@ func (s *Service) lead(ctx context.Context) error {
 	}
 	defer s.uploads.Close()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.imports.Run(ctx) })
+	group.Go(func() error { return s.jobs.Run(ctx) })
 	group.Go(func() error { return s.uploads.Run(ctx) })
-	group.Go(func() error { return s.elsewhere.Run(ctx) })
+	group.Go(func() error { return s.imports.Run(ctx) })
 	group.Go(func() error { return s.images.loop.Run(ctx) })
 	group.Go(func() error { return s.clusterImages.loop.Run(ctx) })
 	group.Go(func() error { return s.images.rules.Follow(ctx, s.wake) })

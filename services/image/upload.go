@@ -8,16 +8,13 @@ import (
 	"strings"
 	"time"
 
+	"orlop.dev/services/image/internal/diskimage"
 	"orlop.dev/services/image/internal/intake"
 	"orlop.dev/services/image/internal/upload"
 )
 
 // DefaultUploadTimeout is how long an upload is waited for without a byte.
 const DefaultUploadTimeout = upload.DefaultTimeout
-
-// maxOverheadBytes is how much larger a file may be than the disk in it: a sixty-fourth
-// and 64 MiB, for tables.
-const maxOverheadBytes = 64 << 20
 
 // Uploads say where users send files to.
 type Uploads struct {
@@ -64,9 +61,8 @@ func beforeToken(base string) string { return strings.TrimSuffix(base, "/") + "/
 
 // newUploads makes the store of uploads in the staging directory.
 func newUploads(o Options) (*upload.Store, error) {
-	disk := o.Limits.MaxVirtualBytes
 	return upload.New(upload.Options{
-		Dir: filepath.Join(o.StagingDir, "uploads"), MaxBytes: disk + disk/64 + maxOverheadBytes,
+		Dir: filepath.Join(o.StagingDir, "uploads"), MaxBytes: diskimage.Limits{VirtualBytes: o.Limits.MaxVirtualBytes}.File(),
 		Timeout: o.Uploads.Timeout, Logger: o.Logger,
 	})
 }

@@ -36,7 +36,7 @@ type record struct {
 	Switching bool `json:"switching,omitempty"`
 }
 
-// parent is what stands below.
+// below is what the file stands on.
 func (r record) below() record { return record{Base: r.Base, BaseFormat: r.BaseFormat, Layer: r.Layer} }
 
 func (s *Store) recordPath(folder, id string) string {

@@ -289,7 +289,7 @@ func (s *Store) get(id string) (record, bool, error) {
 	return s.read(s.volumes(), id)
 }
 
-// whole returns the record of a volume that is there and that nobody has open.
+// whole returns the record of a volume that is there: ErrNoVolume otherwise.
 func (s *Store) whole(id string) (record, error) {
 	r, found, err := s.get(id)
 	switch {

@@ -5,6 +5,8 @@ import "encoding/binary"
 // What is written, by QEMU's docs/interop/qcow2: version 3, clusters of 64 KiB,
 // reference counts of 16 bits, no optional feature.
 const (
+	magic        = "QFI\xfb"
+	sizeAt       = 24 // of the disk's size in the header
 	clusterBits  = 16
 	l2Entries    = ClusterBytes / 8
 	refEntries   = ClusterBytes / 2 // counts in a block of reference counts
@@ -48,10 +50,10 @@ func divide(a, b int64) int64 { return (a + b - 1) / b }
 
 func (p *Plan) header(b []byte) {
 	be := binary.BigEndian
-	copy(b, "QFI\xfb")
+	copy(b, magic)
 	be.PutUint32(b[4:], 3)
 	be.PutUint32(b[20:], clusterBits)
-	be.PutUint64(b[24:], uint64(p.virtualBytes))
+	be.PutUint64(b[sizeAt:], uint64(p.virtualBytes))
 	be.PutUint32(b[36:], uint32(p.at.l1Entries))
 	be.PutUint64(b[40:], uint64(p.at.l1At<<clusterBits))
 	be.PutUint64(b[48:], uint64(p.at.refTableAt<<clusterBits))

@@ -1,7 +1,7 @@
 // Package qcow2 plans a qcow2 file from what is allocated in a disk: every byte
 // of it can be told at once, in any order, and twice the same.
 //
-// It owns the layout of that file. It must not know where the disk's content
+// It owns the layout of that file, and reads a header's size back. It must not know where the disk's content
 // comes from or where the file goes.
 package qcow2
 

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -120,7 +121,8 @@ type layer struct {
 
 // isBare reports the type of a layer of DVCR's own artifacts.
 func isBare(mediaType string) bool {
-	return len(mediaType) > len(dvcr.LayerTypePrefix) && mediaType[:len(dvcr.LayerTypePrefix)] == dvcr.LayerTypePrefix
+	format, ours := strings.CutPrefix(mediaType, dvcr.LayerTypePrefix)
+	return ours && format != ""
 }
 
 // stream is the disk as an importer.Stream.

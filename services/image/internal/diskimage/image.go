@@ -41,6 +41,17 @@ type Limits struct {
 	VirtualBytes int64
 }
 
+// Disk is the largest disk, in bytes.
+func (l Limits) Disk() int64 {
+	if l.VirtualBytes > 0 {
+		return l.VirtualBytes
+	}
+	return DefaultVirtualBytes
+}
+
+// File is the largest file of an image, in bytes: it has tables beside its disk.
+func (l Limits) File() int64 { return l.Disk() + l.Disk()/64 + 64<<20 }
+
 // Info is what an image turned out to be.
 type Info struct {
 	Format Format
@@ -117,10 +128,7 @@ func (f *file) info(format Format, virtual uint64) (Info, error) {
 }
 
 func (f *file) checkVirtual(virtual uint64) error {
-	limit := f.limits.VirtualBytes
-	if limit <= 0 {
-		limit = DefaultVirtualBytes
-	}
+	limit := f.limits.Disk()
 	if virtual == 0 {
 		return failure.Terminalf(ReasonEmpty, "the image holds a disk of 0 bytes")
 	}

@@ -343,3 +343,33 @@ func TestNewRefusesPlainHTTPToOtherMachines(t *testing.T) {
 		t.Error("plain HTTP to 10.0.0.1 was accepted")
 	}
 }
+
+// TestCancelAsksAgainWhileTheUploadMoves: a request whose sender left may store
+// what it has between the question for the offset and the deletion.
+func TestCancelAsksAgainWhileTheUploadMoves(t *testing.T) {
+	var deletions atomic.Int64
+	busy := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodDelete && deletions.Add(1) < 3 {
+				w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	}
+	p := dvcrtest.Start(t, dvcrtest.Options{Wrap: busy}).Repository(t, "a/b")
+	u := start(t, p)
+	if err := u.Append(t.Context(), bytes.NewReader(content(chunk)), chunk); err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	c, err := u.Checkpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Cancel(t.Context(), c); err != nil || deletions.Load() != 3 {
+		t.Fatalf("after %d deletions: %v", deletions.Load(), err)
+	}
+	if _, err := p.Resume(t.Context(), c); failure.ReasonOf(err) != dvcr.ReasonUploadLost {
+		t.Errorf("the upload is still there: %v", err)
+	}
+}

@@ -12,7 +12,9 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/opencontainers/go-digest"
 
 	"orlop.dev/services/image/internal/failure"
@@ -244,9 +246,27 @@ func (u *Upload) Cancel(ctx context.Context) error {
 	return u.repository.Cancel(ctx, Checkpoint{Location: u.location})
 }
 
+// cancelTries bounds how often an upload is cancelled of which the registry still
+// stores what was on its way when the sender left: some seconds.
+const cancelTries = 8
+
 // Cancel drops the upload of a checkpoint; one that is gone already is no error.
-// The registry deletes only at its present offset, so that is asked first.
 func (p *Repository) Cancel(ctx context.Context, c Checkpoint) error {
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := p.cancel(ctx, c)
+		if err != nil && failure.ReasonOf(err) != ReasonUploadMoved {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithMaxTries(cancelTries), backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 20 * time.Millisecond, Multiplier: 2, MaxInterval: time.Second,
+	}))
+	return err
+}
+
+// cancel is one try of Cancel. The registry deletes only at its present offset,
+// so that is asked first.
+func (p *Repository) cancel(ctx context.Context, c Checkpoint) error {
 	u := &Upload{repository: p, location: c.Location}
 	if dir := u.folder(); dir != "" {
 		// Where no space is left the registry can't even answer.

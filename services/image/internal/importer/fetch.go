@@ -77,7 +77,7 @@ func (j *job) open(head *bufio.Reader, file io.Reader) (io.Reader, func(), error
 	content := file
 	kind := decompress.Detect(start)
 	if kind != decompress.None {
-		unpacked, err := decompress.NewReader(file, kind, j.unpackedLimit())
+		unpacked, err := decompress.NewReader(file, kind, j.Limits.File())
 		if err != nil {
 			return nil, nil, err
 		}
@@ -96,19 +96,6 @@ func (j *job) open(head *bufio.Reader, file io.Reader) (io.Reader, func(), error
 	}
 	j.checkpoint = Checkpoint{Resumable: kind == decompress.None, Format: format}
 	return content, done, nil
-}
-
-// unpackedLimit leaves room for the tables that an image has beside its disk.
-func (j *job) unpackedLimit() int64 {
-	limit := j.virtualLimit()
-	return limit + limit/64 + 64<<20
-}
-
-func (j *job) virtualLimit() int64 {
-	if j.Limits.VirtualBytes > 0 {
-		return j.Limits.VirtualBytes
-	}
-	return diskimage.DefaultVirtualBytes
 }
 
 // peek returns the first bytes, fewer if the file is shorter.

@@ -49,13 +49,13 @@ func (j *job) openStaging() (*os.File, error) {
 
 func (j *job) sparseWriter(file *os.File) (*sparse.Writer, error) {
 	if j.checkpoint.Sparse == nil {
-		return sparse.NewWriter(file, j.virtualLimit()), nil
+		return sparse.NewWriter(file, j.Limits.Disk()), nil
 	}
 	// An empty file reads as holes: a lost one must not pass for that.
 	if err := j.holds(file, j.checkpoint.Sparse.StoredBytes()); err != nil {
 		return nil, err
 	}
-	return sparse.Resume(file, j.virtualLimit(), *j.checkpoint.Sparse)
+	return sparse.Resume(file, j.Limits.Disk(), *j.checkpoint.Sparse)
 }
 
 // holds checks that the staging file has what was made durable in it.

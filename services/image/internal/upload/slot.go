@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"orlop.dev/kit/fault"
 	"orlop.dev/kit/durable"
+	"orlop.dev/kit/fault"
 )
 
 const (

@@ -1,4 +1,4 @@
-package imports
+package importserver
 
 import (
 	imagev1 "orlop.dev/gen/orlop/image/v1"

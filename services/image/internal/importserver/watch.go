@@ -1,4 +1,4 @@
-package imports
+package importserver
 
 import (
 	"google.golang.org/grpc"

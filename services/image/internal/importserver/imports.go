@@ -1,10 +1,10 @@
-// Package imports brings files into DVCR for objects of other services, such as
+// Package importserver brings files into DVCR for objects of other services, such as
 // what a VirtualDisk is made from: the ImportService.
 //
 // It owns what was asked for, in memory alone: its owners say again what they want
 // after a restart. The way of a file is package intake's. It must not know what an
 // owner does with its file.
-package imports
+package importserver
 
 import (
 	"context"
