@@ -1,24 +1,20 @@
 package kubernetes_test
 
 import (
-	"context"
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
 	"orlop.dev/facade/kubernetes"
 	secretv1 "orlop.dev/gen/orlop/secret/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/serve/servetest"
 )
 
 // api plays the Secrets of a Kubernetes API, over real HTTP.
@@ -52,20 +48,7 @@ func port(t *testing.T, a *api) secretv1.SecretServiceClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.UnaryInterceptor(fault.UnaryServerInterceptor))
-	if err := secrets.Part().Register(server); err != nil {
-		t.Fatal(err)
-	}
-	listener := bufconn.Listen(1 << 16)
-	go func() { _ = server.Serve(listener) }() // ends with Stop
-	t.Cleanup(server.Stop)
-	conn, err := grpc.NewClient("passthrough:///secrets",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(fault.UnaryClientInterceptor))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
+	conn, _ := servetest.Host(t, secrets.Part())
 	return secretv1.NewSecretServiceClient(conn)
 }
 

@@ -34,7 +34,7 @@ func TestFlagsOfUpReachTheDaemonAsTheyWereGiven(t *testing.T) {
 
 func TestVMIsNamedWithOrWithoutItsNamespace(t *testing.T) {
 	c := &client{namespace: "mine"}
-	for argument, want := range map[string]vmName{
+	for argument, want := range map[string]objectName{
 		"linux-vm":       {namespace: "mine", name: "linux-vm"},
 		"linux-vm.other": {namespace: "other", name: "linux-vm"},
 	} {

@@ -13,8 +13,10 @@ import (
 	"google.golang.org/grpc"
 
 	"orlop.dev/facade/home"
-	metav1 "orlop.dev/gen/orlop/meta/v1"
+	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/resource"
+	"orlop.dev/kit/resource/kind"
 	"orlop.dev/kit/serve"
 )
 
@@ -66,38 +68,66 @@ func (c *client) bindNamespace(command *cobra.Command) {
 	command.Flags().StringVarP(&c.namespace, "namespace", "n", defaultNamespace, "namespace of the VM")
 }
 
-// vmName is a VM as it is named on the command line: NAME or NAME.NAMESPACE.
-type vmName struct{ namespace, name string }
+// objectName is an object as it is named on the command line: NAME or
+// NAME.NAMESPACE.
+type objectName struct{ namespace, name string }
 
-func (c *client) parse(argument string) vmName {
+func (c *client) parse(argument string) objectName {
 	name, namespace, dotted := strings.Cut(argument, ".")
 	if !dotted {
 		namespace = c.namespace
 	}
-	return vmName{namespace: namespace, name: name}
+	return objectName{namespace: namespace, name: name}
 }
 
-func (n vmName) String() string { return n.namespace + "/" + n.name }
+func (n objectName) String() string { return n.namespace + "/" + n.name }
 
-// completeVM offers the names of VMs. Without a daemon there are none.
-func (c *client) completeVM(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+// completion offers the words for an argument.
+type completion = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
+
+// completeVM offers VMs.
+func (c *client) completeVM() completion { return c.complete(&vmv1.VirtualMachine{}, "") }
+
+// completeDisk offers disks, each behind a prefix.
+func (c *client) completeDisk(prefix string) completion {
+	return c.complete(&diskv1.VirtualDisk{}, prefix)
+}
+
+// complete offers the objects of a kind as the first argument.
+func (c *client) complete(object resource.Object, prefix string) completion {
+	return func(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return c.names(command.Context(), kind.Must(object), prefix), cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// names are the objects of a kind, each behind a prefix. Without a daemon there
+// are none.
+func (c *client) names(ctx context.Context, k *kind.Kind, prefix string) []string {
 	conn, err := c.dial()
 	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+		return nil
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(command.Context(), completionTimeout)
-	defer cancel()
-	list, err := vmv1.NewVirtualMachineServiceClient(conn).ListVirtualMachines(ctx, &metav1.ListRequest{Namespace: c.namespace})
+	client, err := resource.NewClient[resource.Object](conn, k)
 	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+		return nil
 	}
-	names := make([]string, 0, len(list.GetItems()))
-	for _, vm := range list.GetItems() {
-		names = append(names, vm.GetMetadata().GetName())
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	options := resource.ListOptions{}
+	if k.Namespaced {
+		options.Namespace = c.namespace
 	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	page, err := client.List(ctx, options)
+	if err != nil {
+		return nil
+	}
+	names := make([]string, 0, len(page.Items))
+	for _, object := range page.Items {
+		names = append(names, prefix+object.GetMetadata().GetName())
+	}
+	return names
 }

@@ -45,7 +45,7 @@ func newConsole(c *client) *cobra.Command {
 		Long: `Ties the terminal to the VM's serial console. While the VM restarts it waits and
 connects again. Ctrl+] leaves.`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: c.completeVM,
+		ValidArgsFunction: c.completeVM(),
 	}
 	c.bindNamespace(command)
 	command.Flags().DurationVar(&timeout, "timeout", consoleTimeout, "how long to wait for a VM that is not running")
@@ -67,7 +67,7 @@ connects again. Ctrl+] leaves.`,
 // console is one use of the command.
 type console struct {
 	client  vmv1.VirtualMachineServiceClient
-	vm      vmName
+	vm      objectName
 	timeout time.Duration
 	in      chan []byte // what is typed; closed when the user leaves
 	out     io.Writer   // what the guest prints

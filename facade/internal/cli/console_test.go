@@ -2,19 +2,17 @@ package cli
 
 import (
 	"bytes"
-	"context"
-	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/serve"
+	"orlop.dev/kit/serve/servetest"
 )
 
 const testPatience = 20 * time.Second
@@ -93,28 +91,13 @@ func (s *screen) await(t *testing.T, text string) {
 // attachTo runs the command's loop on a VM and returns its screen and its end.
 func attachTo(t *testing.T, vm *guestConsole) (*console, *screen, <-chan error) {
 	t.Helper()
-	listener := bufconn.Listen(1 << 16)
-	server := grpc.NewServer(grpc.StreamInterceptor(fault.StreamServerInterceptor))
-	vmv1.RegisterVirtualMachineServiceServer(server, vm)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	conn, err := grpc.NewClient("passthrough:vm",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithStreamInterceptor(fault.StreamClientInterceptor),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close() // before the server, which waits for it
-		server.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
+	conn, _ := servetest.Host(t, serve.Part{Register: func(r grpc.ServiceRegistrar) error {
+		vmv1.RegisterVirtualMachineServiceServer(r, vm)
+		return nil
+	}})
 	out := &screen{changed: make(chan struct{}, 1)}
 	c := &console{
-		client: vmv1.NewVirtualMachineServiceClient(conn), vm: vmName{"default", "linux-vm"},
+		client: vmv1.NewVirtualMachineServiceClient(conn), vm: objectName{"default", "linux-vm"},
 		timeout: testPatience, in: make(chan []byte), out: out, note: out,
 	}
 	ended := make(chan error, 1)

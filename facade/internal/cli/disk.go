@@ -36,7 +36,7 @@ frozen layers below, the image at the bottom. Each part is stored once, however
 many disks stand on it; OWN is what it takes by itself, SIZE how large a disk it
 shows.`,
 		Args:              cobra.MaximumNArgs(1),
-		ValidArgsFunction: c.completeDisk,
+		ValidArgsFunction: c.completeDisk(""),
 	}
 	command.Flags().StringVarP(&c.namespace, "namespace", "n", defaultNamespace, "namespace of the disk")
 	command.Flags().StringVarP(&format, "output", "o", "", "json, or nothing for people")
@@ -159,27 +159,4 @@ func sharers(part *diskv1.DiskPart) string {
 		text = strings.TrimPrefix(text+"; kept", "; ")
 	}
 	return text
-}
-
-// completeDisk offers the names of disks. Without a daemon there are none.
-func (c *client) completeDisk(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	conn, err := c.dial()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(command.Context(), completionTimeout)
-	defer cancel()
-	list, err := diskv1.NewVirtualDiskServiceClient(conn).ListVirtualDisks(ctx, &metav1.ListRequest{Namespace: c.namespace})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, disk := range list.GetItems() {
-		names = append(names, disk.GetMetadata().GetName())
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -31,7 +31,7 @@ unless the disk was written to meanwhile. The file has its name once it is whole
 		Example: `  orlop download vd/data
   orlop download vd/data -o data.img --format raw -n project`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: c.completeDownload,
+		ValidArgsFunction: c.completeDisk("vd/"),
 	}
 	command.Flags().StringVarP(&c.namespace, "namespace", "n", defaultNamespace, "namespace of the disk")
 	command.Flags().StringVarP(&d.path, "output", "o", "", "file to write (default NAME.FORMAT)")
@@ -71,7 +71,7 @@ func (e *diskError) Error() string {
 }
 
 // parseDisk reads KIND/NAME or KIND/NAME.NAMESPACE.
-func (c *client) parseDisk(argument string) (vmName, error) {
+func (c *client) parseDisk(argument string) (objectName, error) {
 	word, name, _ := strings.Cut(argument, "/")
 	switch strings.ToLower(word) {
 	case "vd", "vds", "virtualdisk", "virtualdisks":
@@ -79,16 +79,7 @@ func (c *client) parseDisk(argument string) (vmName, error) {
 			return c.parse(name), nil
 		}
 	}
-	return vmName{}, &diskError{argument}
-}
-
-// completeDownload offers disks.
-func (c *client) completeDownload(command *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	names, directive := c.completeDisk(command, args, typed)
-	for i, name := range names {
-		names[i] = "vd/" + name
-	}
-	return names, directive
+	return objectName{}, &diskError{argument}
 }
 
 // downloading is one use of the command.
@@ -98,7 +89,7 @@ type downloading struct {
 	timeout      time.Duration
 
 	service diskv1.DiskExportServiceClient
-	disk    vmName
+	disk    objectName
 	bar     *bar
 }
 

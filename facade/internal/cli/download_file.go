@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	"orlop.dev/kit/fault"
@@ -110,29 +109,17 @@ type fetching struct {
 }
 
 func (f *fetching) run(ctx context.Context) error {
-	defer f.bar.end()
-	pace, progress := retryPace(), time.Now()
-	for {
-		before := f.file.bytes
-		err := f.attempt(ctx)
-		switch {
+	t := transfer{
+		bar: f.bar, timeout: f.timeout, attempt: f.attempt,
+		bytes: func() int64 { return f.file.bytes },
 		// Another content of the disk is no failure that passes by itself.
-		case err == nil, ctx.Err() != nil, !fault.Is(err, fault.Transient):
-			return err
-		case f.file.bytes > before:
-			pace, progress = retryPace(), time.Now()
-		case time.Since(progress) > f.timeout:
-			return err
-		}
-		f.bar.say(fmt.Sprintf("%s; trying again", fault.From(err).Message))
-		if err := pause(ctx, pace.Step()); err != nil {
-			return err
-		}
+		passes: func(err error) bool { return fault.Is(err, fault.Transient) },
 	}
+	return t.run(ctx)
 }
 
 // attempt fetches the rest over one connection.
-func (f *fetching) attempt(ctx context.Context) error {
+func (f *fetching) attempt(ctx context.Context) (done bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	told := f.file.told
@@ -141,7 +128,7 @@ func (f *fetching) attempt(ctx context.Context) error {
 		Offset: f.file.bytes, Etag: told.GetEtag(),
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	for {
 		piece, err := stream.Recv()
@@ -149,17 +136,17 @@ func (f *fetching) attempt(ctx context.Context) error {
 			break
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		if err := f.file.take(piece); err != nil {
-			return err
+			return false, err
 		}
 		if piece.GetFile() == nil && piece.GetSha256() == "" {
 			f.bar.show(f.file.bytes, told.GetSizeBytes())
 		}
 	}
 	if f.file.bytes != told.GetSizeBytes() {
-		return fault.New(fault.Transient, "DownloadCut", "%d of %d bytes came", f.file.bytes, told.GetSizeBytes())
+		return false, fault.New(fault.Transient, "DownloadCut", "%d of %d bytes came", f.file.bytes, told.GetSizeBytes())
 	}
-	return nil
+	return true, nil
 }

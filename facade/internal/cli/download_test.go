@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,11 +14,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/serve"
+	"orlop.dev/kit/serve/servetest"
 )
 
 const (
@@ -100,29 +99,13 @@ func (g *giver) ReadDiskExport(r *diskv1.ReadDiskExportRequest, stream grpc.Serv
 func downloadFrom(t *testing.T, g *giver) *downloading {
 	t.Helper()
 	g.etag = someETag
-	server := grpc.NewServer(
-		grpc.UnaryInterceptor(fault.UnaryServerInterceptor), grpc.StreamInterceptor(fault.StreamServerInterceptor))
-	diskv1.RegisterDiskExportServiceServer(server, g)
-	listener := bufconn.Listen(1 << 16)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	conn, err := grpc.NewClient("passthrough:///disk",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(fault.UnaryClientInterceptor), grpc.WithStreamInterceptor(fault.StreamClientInterceptor))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close() // before the server, which waits for it
-		server.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
+	conn, _ := servetest.Host(t, serve.Part{Register: func(r grpc.ServiceRegistrar) error {
+		diskv1.RegisterDiskExportServiceServer(r, g)
+		return nil
+	}})
 	return &downloading{
 		path: filepath.Join(t.TempDir(), "data.raw"), format: "raw", timeout: time.Minute,
-		service: diskv1.NewDiskExportServiceClient(conn), disk: vmName{"default", "data"}, bar: newBar(new(bytes.Buffer), "vd/data"),
+		service: diskv1.NewDiskExportServiceClient(conn), disk: objectName{"default", "data"}, bar: newBar(new(bytes.Buffer), "vd/data"),
 	}
 }
 

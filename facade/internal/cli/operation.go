@@ -54,7 +54,7 @@ func newOperation(c *client, v verb) *cobra.Command {
 		Long: v.short + `, by a VirtualMachineOperation. Returns when the operation is under way, or with
 --wait when it is done.`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: c.completeVM,
+		ValidArgsFunction: c.completeVM(),
 	}
 	c.bindNamespace(command)
 	command.Flags().BoolVarP(&o.wait, "wait", "w", false, "wait until the operation is done")
@@ -95,7 +95,7 @@ type operation struct {
 	timeout                 time.Duration
 }
 
-func (o *operation) create(ctx context.Context, vm vmName) (*vmv1.VirtualMachineOperation, error) {
+func (o *operation) create(ctx context.Context, vm objectName) (*vmv1.VirtualMachineOperation, error) {
 	spec := &vmv1.VirtualMachineOperationSpec{Type: o.kind, VirtualMachineName: vm.name}
 	if o.force {
 		spec.Force = &o.force

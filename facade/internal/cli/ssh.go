@@ -28,7 +28,7 @@ func newSSH(c *client) *cobra.Command {
 		Use:     "ssh [USER@]VM[.NAMESPACE] [-- COMMAND]",
 		GroupID: groupVM,
 		Short:   "Log in to a VM with this machine's ssh, wherever its network is",
-		Args:    cobra.MinimumNArgs(1), ValidArgsFunction: c.completeVM,
+		Args:    cobra.MinimumNArgs(1), ValidArgsFunction: c.completeVM(),
 	}
 	c.bindNamespace(command)
 	command.Flags().StringVarP(&identity, "identity-file", "i", "", "private key")
@@ -63,7 +63,7 @@ func newSSH(c *client) *cobra.Command {
 
 // sshArguments let ssh come in through `orlop connect`. Host keys are kept by
 // the name of the VM, apart from the user's own.
-func sshArguments(h home.Home, vm vmName, port uint16) ([]string, error) {
+func sshArguments(h home.Home, vm objectName, port uint16) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func newConnect(c *client) *cobra.Command {
 		Use:     "connect VM[.NAMESPACE] PORT",
 		GroupID: groupVM,
 		Short:   "Tie standard input and output to a TCP port of a VM",
-		Args:    cobra.ExactArgs(2), ValidArgsFunction: c.completeVM,
+		Args:    cobra.ExactArgs(2), ValidArgsFunction: c.completeVM(),
 	}
 	c.bindNamespace(command)
 	command.RunE = func(command *cobra.Command, args []string) error {

@@ -7,8 +7,6 @@ import (
 	"io"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/wait"
-
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	"orlop.dev/kit/fault"
 )
@@ -33,43 +31,11 @@ type sending struct {
 
 // run sends what the service hasn't got, until it has all or can't go on.
 func (s *sending) run(ctx context.Context) error {
-	defer s.bar.end()
-	pace := retryPace()
-	progress := time.Now()
-	for {
-		before := s.kept
-		complete, err := s.attempt(ctx)
-		switch {
-		case complete, err != nil && !passes(err), ctx.Err() != nil:
-			return errors.Join(err, ctx.Err())
-		case s.kept > before:
-			pace, progress = retryPace(), time.Now()
-		case time.Since(progress) > s.timeout:
-			return err
-		}
-		if err == nil {
-			continue // it took what was sent; look what is left
-		}
-		s.bar.say(fmt.Sprintf("%s; trying again", fault.From(err).Message))
-		if err := pause(ctx, pace.Step()); err != nil {
-			return err
-		}
+	t := transfer{
+		bar: s.bar, timeout: s.timeout, attempt: s.attempt, passes: passes,
+		bytes: func() int64 { return s.kept },
 	}
-}
-
-func retryPace() wait.Backoff {
-	return wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 1 << 30, Cap: 10 * time.Second}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	return t.run(ctx)
 }
 
 // passes reports failures that may pass by themselves.

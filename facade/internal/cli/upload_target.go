@@ -206,34 +206,9 @@ func (c *client) completeUpload(command *cobra.Command, args []string, typed str
 		}
 		return kinds, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	}
-	return c.uploadNames(command.Context(), word), cobra.ShellCompDirectiveNoFileComp
-}
-
-// uploadNames are the objects of a kind. Without a daemon there are none.
-func (c *client) uploadNames(ctx context.Context, word string) []string {
 	k := uploadKind(word)
-	conn, err := c.dial()
-	if err != nil || k == nil {
-		return nil
+	if k == nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	defer conn.Close()
-	client, err := resource.NewClient[resource.Object](conn, k)
-	if err != nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
-	defer cancel()
-	options := resource.ListOptions{}
-	if k.Namespaced {
-		options.Namespace = c.namespace
-	}
-	page, err := client.List(ctx, options)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, object := range page.Items {
-		names = append(names, word+"/"+object.GetMetadata().GetName())
-	}
-	return names
+	return c.names(command.Context(), k, word+"/"), cobra.ShellCompDirectiveNoFileComp
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,13 +13,13 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/serve"
+	"orlop.dev/kit/serve/servetest"
 )
 
 const uploadToken = "token"
@@ -124,27 +123,11 @@ func (r *receiver) GetVirtualImage(_ context.Context, request *metav1.GetRequest
 // uploadTo prepares the upload of a file to the image vi/some-image.
 func uploadTo(t *testing.T, r *receiver, content []byte) (u *uploading, out, note *bytes.Buffer) {
 	t.Helper()
-	server := grpc.NewServer(
-		grpc.UnaryInterceptor(fault.UnaryServerInterceptor), grpc.StreamInterceptor(fault.StreamServerInterceptor))
-	imagev1.RegisterUploadServiceServer(server, r)
-	imagev1.RegisterVirtualImageServiceServer(server, r)
-	listener := bufconn.Listen(1 << 16)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	conn, err := grpc.NewClient("passthrough:///image",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(fault.UnaryClientInterceptor), grpc.WithStreamInterceptor(fault.StreamClientInterceptor))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close() // before the server, which waits for it
-		server.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
+	conn, _ := servetest.Host(t, serve.Part{Register: func(registrar grpc.ServiceRegistrar) error {
+		imagev1.RegisterUploadServiceServer(registrar, r)
+		imagev1.RegisterVirtualImageServiceServer(registrar, r)
+		return nil
+	}})
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)

@@ -44,7 +44,13 @@ func Host(t *testing.T, parts ...serve.Part) (conn *grpc.ClientConn, stop func()
 	done := make(chan error, len(parts))
 	for _, part := range parts {
 		check(t, part.Register(server))
-		go func() { done <- part.Run(ctx) }()
+		go func() {
+			if part.Run == nil {
+				done <- nil
+				return
+			}
+			done <- part.Run(ctx)
+		}()
 	}
 	ended := false
 	stop = func() {
@@ -62,7 +68,9 @@ func Host(t *testing.T, parts ...serve.Part) (conn *grpc.ClientConn, stop func()
 	}
 	t.Cleanup(stop)
 	for _, part := range parts {
-		check(t, part.Ready(t.Context()))
+		if part.Ready != nil {
+			check(t, part.Ready(t.Context()))
+		}
 	}
 	listener := bufconn.Listen(1 << 20)
 	go func() { _ = server.Serve(listener) }() // ends with Stop
