@@ -65,9 +65,7 @@ func TestImageFromAnotherMovesNoData(t *testing.T) {
 func TestImageWaitsForTheOneItIsMadeFrom(t *testing.T) {
 	w := newWorld(t, false)
 	_, w.files.files["/disk.qcow2"] = qcow2(t)
-	gate, reached, open := held(5 << 20)
-	t.Cleanup(open)
-	w.files.gate.Store(&gate)
+	reached, open := w.hold(t)
 	s := w.start(t)
 	for name, kind := range map[string]imagev1.ObjectRefKind_Value{
 		"ImageNotReady": imagev1.ObjectRefKind_VirtualImage, "ClusterImageNotReady": imagev1.ObjectRefKind_ClusterVirtualImage,

@@ -78,9 +78,7 @@ func TestImportForADiskEndsWithItsBlob(t *testing.T) {
 	w := newWorld(t, false)
 	raw, data := qcow2(t)
 	w.files.files["/disk.qcow2"] = data
-	gate, reached, open := held(5 << 20)
-	t.Cleanup(open)
-	w.files.gate.Store(&gate)
+	reached, open := w.hold(t)
 	s := w.start(t)
 	s.leads(t)
 	next := s.follow(t)
@@ -115,9 +113,7 @@ func TestImportForADiskEndsWithItsBlob(t *testing.T) {
 func TestImportGoesOnForAnOwnerThatAsksTheNextProcess(t *testing.T) {
 	w := newWorld(t, false)
 	_, w.files.files["/disk.qcow2"] = qcow2(t)
-	gate, reached, open := held(5 << 20)
-	t.Cleanup(open)
-	w.files.gate.Store(&gate)
+	reached, _ := w.hold(t)
 	first := w.start(t)
 	first.leads(t)
 	first.ensure(t, "root", 1, fromURL(w.url+"/disk.qcow2"))
@@ -140,9 +136,7 @@ func TestAnotherGenerationBeginsAnew(t *testing.T) {
 	w := newWorld(t, false)
 	_, w.files.files["/old"] = qcow2(t)
 	w.files.files["/new"] = w.files.files["/old"]
-	gate, reached, open := held(5 << 20)
-	t.Cleanup(open)
-	w.files.gate.Store(&gate)
+	reached, _ := w.hold(t)
 	s := w.start(t)
 	s.leads(t)
 	next := s.follow(t)
@@ -159,9 +153,7 @@ func TestAnotherGenerationBeginsAnew(t *testing.T) {
 func TestDeletionStopsAnImportAndLeavesNothing(t *testing.T) {
 	w := newWorld(t, false)
 	_, w.files.files["/disk.qcow2"] = qcow2(t)
-	gate, reached, open := held(5 << 20)
-	t.Cleanup(open)
-	w.files.gate.Store(&gate)
+	reached, _ := w.hold(t)
 	s := w.start(t)
 	s.leads(t)
 	s.ensure(t, "root", 1, fromURL(w.url+"/disk.qcow2"))

@@ -159,12 +159,15 @@ func TestFailuresThatMayPassAreShownAndTriedAgain(t *testing.T) {
 	awaitPhase(t, s, "ubuntu", imagev1.ImagePhase_Ready)
 }
 
-// held is a gate that stops each body after some bytes until it is opened.
-func held(after int) (gate func(context.Context, int) error, reached <-chan struct{}, open func()) {
+// hold stops each file that is served in its middle, until open. reached is closed
+// when the first one is there.
+func (w *world) hold(t *testing.T) (reached <-chan struct{}, open func()) {
+	t.Helper()
+	const middle = 5 << 20
 	at, opened := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	return func(ctx context.Context, sent int) error {
-		if sent < after {
+	gate := func(ctx context.Context, sent int) error {
+		if sent < middle {
 			return nil
 		}
 		once.Do(func() { close(at) })
@@ -174,16 +177,18 @@ func held(after int) (gate func(context.Context, int) error, reached <-chan stru
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}, at, sync.OnceFunc(func() { close(opened) })
+	}
+	w.files.gate.Store(&gate)
+	open = sync.OnceFunc(func() { close(opened) })
+	t.Cleanup(open)
+	return at, open
 }
 
 func TestImportGoesOnInTheNextProcess(t *testing.T) {
 	w := newWorld(t, false)
 	raw, data := qcow2(t)
 	w.files.files["/disk.qcow2"] = data
-	gate, reached, open := held(5 << 20)
-	t.Cleanup(open)
-	w.files.gate.Store(&gate)
+	reached, _ := w.hold(t)
 	first := w.start(t)
 	made := create(t, first, newImage("ubuntu", w.url+"/disk.qcow2"))
 	<-reached
@@ -227,9 +232,7 @@ func TestChangedSpecStartsAnew(t *testing.T) {
 	small := filepath.Join(t.TempDir(), "small")
 	qemuImg(t, "create", "-f", "qcow2", small, "3M")
 	w.files.files["/new"] = read(t, small)
-	gate, reached, open := held(5 << 20)
-	t.Cleanup(open)
-	w.files.gate.Store(&gate)
+	reached, _ := w.hold(t)
 	s := w.start(t)
 	image := create(t, s, newImage("ubuntu", w.url+"/old"))
 	<-reached
@@ -247,9 +250,7 @@ func TestChangedSpecStartsAnew(t *testing.T) {
 func TestDeletionStopsTheImportAndLeavesNothing(t *testing.T) {
 	w := newWorld(t, false)
 	_, w.files.files["/disk.qcow2"] = qcow2(t)
-	gate, reached, open := held(5 << 20)
-	t.Cleanup(open)
-	w.files.gate.Store(&gate)
+	reached, _ := w.hold(t)
 	s := w.start(t)
 	create(t, s, newImage("ubuntu", w.url+"/disk.qcow2"))
 	<-reached

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,7 +21,6 @@ import (
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	secretv1 "orlop.dev/gen/orlop/secret/v1"
 	"orlop.dev/kit/fault"
-	"orlop.dev/services/image/internal/dvcr"
 	"orlop.dev/services/image/internal/dvcr/dvcrtest"
 )
 
@@ -129,7 +127,7 @@ func containerDisk(t *testing.T, disk []byte, secure bool) *dvcrtest.Registry {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stored, config := putBlob(t, filled, layer.Bytes()), putBlob(t, filled, []byte("{}"))
+	stored, config := filled.Put(t, "disks/ubuntu", layer.Bytes()), filled.Put(t, "disks/ubuntu", []byte("{}"))
 	text, err := json.Marshal(v1.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
 		Config: v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: config.Digest, Size: config.Size},
@@ -156,22 +154,6 @@ func containerDisk(t *testing.T, disk []byte, secure bool) *dvcrtest.Registry {
 		return filled
 	}
 	return dvcrtest.Start(t, dvcrtest.Options{Secure: true, Root: filled.Root})
-}
-
-func putBlob(t *testing.T, registry *dvcrtest.Registry, data []byte) dvcr.Blob {
-	t.Helper()
-	upload, err := registry.Repository(t, "disks/ubuntu").Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := upload.Append(t.Context(), bytes.NewReader(data), 1<<40); err != nil && !errors.Is(err, io.EOF) {
-		t.Fatal(err)
-	}
-	blob, err := upload.Commit(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return blob
 }
 
 // from is a source that is another object.

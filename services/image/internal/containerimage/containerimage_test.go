@@ -102,27 +102,6 @@ func open(t *testing.T, o dvcrtest.Options) *shop {
 	return &shop{Registry: registry, client: registry.Client(t)}
 }
 
-// put stores a blob.
-func (s *shop) put(t *testing.T, data []byte) dvcr.Blob {
-	t.Helper()
-	repository, err := s.client.Repository("disks/ubuntu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	upload, err := repository.Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := upload.Append(t.Context(), bytes.NewReader(data), 1<<40); err != nil && !errors.Is(err, io.EOF) {
-		t.Fatal(err)
-	}
-	blob, err := upload.Commit(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return blob
-}
-
 // manifest stores a document under a tag or its digest.
 func (s *shop) manifest(t *testing.T, version, mediaType string, document any) v1.Descriptor {
 	t.Helper()
@@ -154,13 +133,13 @@ func (s *shop) manifest(t *testing.T, version, mediaType string, document any) v
 // push stores an image under a tag, and returns what a list would say of it.
 func (s *shop) push(t *testing.T, tag string, layers ...layer) v1.Descriptor {
 	t.Helper()
-	config := s.put(t, []byte("{}"))
+	config := s.Put(t, "disks/ubuntu", []byte("{}"))
 	document := v1.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
 		Config: v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: config.Digest, Size: config.Size},
 	}
 	for _, l := range layers {
-		blob := s.put(t, l.data)
+		blob := s.Put(t, "disks/ubuntu", l.data)
 		document.Layers = append(document.Layers, v1.Descriptor{MediaType: l.mediaType, Digest: blob.Digest, Size: blob.Size})
 	}
 	return s.manifest(t, tag, v1.MediaTypeImageManifest, document)

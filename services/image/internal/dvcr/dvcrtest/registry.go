@@ -3,8 +3,11 @@
 package dvcrtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/pem"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -140,6 +143,24 @@ func (r *Registry) Repository(t testing.TB, name string) *dvcr.Repository {
 		t.Fatal(err)
 	}
 	return repository
+}
+
+// Put stores a blob in a repository.
+func (r *Registry) Put(t testing.TB, repository string, data []byte) dvcr.Blob {
+	t.Helper()
+	upload, err := r.Repository(t, repository).Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One byte more than there are, so that the end is seen.
+	if err := upload.Append(t.Context(), bytes.NewReader(data), int64(len(data))+1); err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	blob, err := upload.Commit(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return blob
 }
 
 func passwords(t testing.TB) string {
