@@ -2,8 +2,9 @@
 // and what HTTP needs beside them: manifests as bodies, errors in JSON, ETags,
 // uploads and downloads of files, OpenAPI and a page to browse it.
 //
-// It names no kind and has no rule and no right of its own: it hands
-// credentials and requests on to the services.
+// It names no kind, but the services that files go to and come from, and has no
+// rule and no right of its own: it hands credentials and requests on to the
+// services.
 package gateway
 
 import (

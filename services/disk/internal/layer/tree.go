@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"orlop.dev/services/disk/internal/qcow2"
 )
 
 // Kind of a piece that a volume is made of.
@@ -85,7 +87,7 @@ func (s *Store) imageBytes(r record) int64 {
 	path := filepath.Join(s.bases(), r.Base)
 	switch r.BaseFormat {
 	case Format:
-		if size, err := headerSize(path); err == nil {
+		if size, err := qcow2.VirtualBytes(path); err == nil {
 			return size
 		}
 	case "raw":
