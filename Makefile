@@ -58,7 +58,7 @@ soak: setup build guest-micro ## Run the long tests
 	tools/test.sh soak
 
 .PHONY: bench
-bench: build ## Measure, side by side with what does the same elsewhere
+bench: setup build guest-micro ## Measure, side by side with what does the same elsewhere
 	tools/bench.sh
 
 .PHONY: clean

@@ -12,7 +12,7 @@ import (
 
 // console is `orlop console` with a person at it, who reads and types.
 type console struct {
-	t       *testing.T
+	t       testing.TB
 	command *exec.Cmd
 	keys    io.WriteCloser
 	printed chan []byte

@@ -52,9 +52,9 @@ func TestDisks(t *testing.T) {
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 
-	u.tells("a disk grows under its guest", (*user).testGrowth)
-	u.tells("a killed daemon finishes what it began", (*user).testKilledGrowth)
-	u.tells("a disk that is in use is deleted when its VM lets go", (*user).testHeldDisk)
+	u.tells(t, "a disk grows under its guest", (*user).testGrowth)
+	u.tells(t, "a killed daemon finishes what it began", (*user).testKilledGrowth)
+	u.tells(t, "a disk that is in use is deleted when its VM lets go", (*user).testHeldDisk)
 }
 
 // machineWithTwoDisks is the quick start's VM.

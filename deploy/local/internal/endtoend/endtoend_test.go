@@ -31,7 +31,7 @@ const (
 
 // user is a person at a terminal, with a folder for this installation.
 type user struct {
-	t    *testing.T
+	t    testing.TB
 	root string
 	home string
 }
@@ -53,28 +53,29 @@ func TestQuickStart(t *testing.T) {
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	t.Log("\n" + u.kubectl("get", "vi,vd,vm", "-o", "wide"))
 
-	u.tells("the columns are the guide's", (*user).testColumns)
-	u.tells("a person logs in on the serial console", (*user).testLogin)
-	u.tells("REST and gRPC show the same machine", (*user).testDoors)
-	u.tells("a guest outlives a killed daemon", (*user).testKill)
-	u.tells("a change waits for a restart", (*user).testChange)
-	u.tells("operations stop and start it", (*user).testOperations)
-	u.tells("everything goes when it is deleted", (*user).testDelete)
+	u.tells(t, "the columns are the guide's", (*user).testColumns)
+	u.tells(t, "a person logs in on the serial console", (*user).testLogin)
+	u.tells(t, "REST and gRPC show the same machine", (*user).testDoors)
+	u.tells(t, "a guest outlives a killed daemon", (*user).testKill)
+	u.tells(t, "a change waits for a restart", (*user).testChange)
+	u.tells(t, "operations stop and start it", (*user).testOperations)
+	u.tells(t, "everything goes when it is deleted", (*user).testDelete)
 }
 
 // tells runs a part of the story, which ends with the first part that fails.
-func (u *user) tells(name string, part func(*user)) {
-	passed := u.t.Run(name, func(t *testing.T) {
+func (u *user) tells(t *testing.T, name string, part func(*user)) {
+	t.Helper()
+	passed := t.Run(name, func(t *testing.T) {
 		inPart := *u
 		inPart.t = t
 		part(&inPart)
 	})
 	if !passed {
-		u.t.FailNow()
+		t.FailNow()
 	}
 }
 
-func newUser(t *testing.T) *user {
+func newUser(t testing.TB) *user {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots a guest: not in the fast run")
@@ -339,7 +340,7 @@ func (u *user) killDaemon() {
 	}
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

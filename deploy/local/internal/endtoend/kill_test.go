@@ -151,7 +151,7 @@ spec:
 `, "URL", k.url)
 }
 
-func sha256Of(t *testing.T, path string) string {
+func sha256Of(t testing.TB, path string) string {
 	t.Helper()
 	file, err := os.Open(path)
 	check(t, err)
