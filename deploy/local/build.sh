@@ -11,6 +11,10 @@ bin=$root/bin
 export CGO_ENABLED=0
 export PATH=$PATH:/usr/local/go/bin
 
+# The other names of orlop: the command that the platform's guide uses, and
+# kubectl's plugin ("kubectl v") with what completes it.
+names=(d8 kubectl-v kubectl_complete-v)
+
 say() { printf 'build: %s\n' "$*"; }
 
 version() {
@@ -34,6 +38,9 @@ main() {
 	trap 'rm -rf -- "$scratch"' EXIT
 	"$root/tools/kubernetes/build.sh"
 	build orlop facade/cmd/orlop
+	for name in "${names[@]}"; do
+		ln -sfn orlop "$bin/$name"
+	done
 	build orlopd deploy/local/cmd/orlopd
 	for service in image disk network vm; do
 		[ ! -e "$root/services/$service/cmd/$service-service/main.go" ] ||

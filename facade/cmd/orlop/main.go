@@ -15,7 +15,7 @@ var version = "dev"
 func main() {
 	ctx, stop := serve.SignalContext(context.Background())
 	defer stop()
-	if err := cli.New(version).ExecuteContext(ctx); err != nil {
+	if err := cli.New(version, os.Args).ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(cli.Fail(os.Stderr, err)) //nolint:gocritic // stop was called
 	}

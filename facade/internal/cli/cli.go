@@ -9,13 +9,12 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"orlop.dev/facade/home"
 )
-
-const groupMachine, groupVM, groupData = "machine", "vm", "data"
 
 // ErrNotRunning says that there is no daemon to talk to.
 var ErrNotRunning = errors.New("Orlop is not running here: orlop up starts it") //nolint:staticcheck // a name
@@ -23,31 +22,15 @@ var ErrNotRunning = errors.New("Orlop is not running here: orlop up starts it") 
 // exitNotRunning is `orlop status`'s code, as that of systemctl.
 const exitNotRunning = 3
 
-// New returns the command.
-func New(version string) *cobra.Command {
+// New returns the command with its arguments, the first of which is the name
+// that it was called by: under some names it is another program's part (see
+// program).
+func New(version string, args []string) *cobra.Command {
 	c := &client{}
-	root := &cobra.Command{
-		Use:   "orlop",
-		Short: "Virtual machines on this machine, as Kubernetes objects",
-		Long: `Orlop runs virtual machines on this machine and serves them by kubectl, REST and gRPC.
-
-  orlop up                     start everything
-  orlop kubectl get vm         the kubectl door
-  orlop console linux-vm       a VM's serial console`,
-		Version:       version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-	}
+	root := program(c, filepath.Base(args[0]), args[1:])
+	root.Version = version
+	root.SilenceUsage, root.SilenceErrors = true, true
 	root.PersistentFlags().StringVar(&c.dir, "home", home.Default(), "state folder ($ORLOP_HOME)")
-	root.AddGroup(&cobra.Group{ID: groupMachine, Title: "Orlop on this machine:"}, &cobra.Group{ID: groupVM, Title: "Virtual machines:"},
-		&cobra.Group{ID: groupData, Title: "Images and disks:"})
-	root.AddCommand(
-		newUp(c, version), newDown(c), newStatus(c), newKubectl(c),
-		newConsole(c), newSSH(c), newConnect(c), newUpload(c), newDownload(c), newDisk(c), newDevelopment(),
-	)
-	for _, verb := range verbs() {
-		root.AddCommand(newOperation(c, verb))
-	}
 	return root
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
@@ -66,13 +67,29 @@ func TestExitCodeSaysWhatHappened(t *testing.T) {
 }
 
 func TestCommandWithoutADaemonSaysHowToStartOne(t *testing.T) {
-	for _, arguments := range [][]string{{"console", "vm"}, {"start", "vm"}, {"status"}, {"connect", "vm", "22"}, {"kubectl", "get", "vm"}} {
+	for _, line := range [][]string{
+		{"orlop", "console", "vm"}, {"orlop", "start", "vm"}, {"orlop", "status"}, {"orlop", "port-forward", "vm", "22"},
+		{"/usr/bin/orlop", "kubectl", "get", "vm"}, {"d8", "k", "get", "vm"}, {"d8", "v", "console", "vm"}, {"kubectl-v", "console", "vm"},
+	} {
 		t.Setenv(home.Variable, t.TempDir())
-		command := New("test")
+		command := New("test", line)
 		command.SetOut(new(bytes.Buffer))
-		command.SetArgs(arguments)
 		if err := command.ExecuteContext(t.Context()); !errors.Is(err, ErrNotRunning) {
-			t.Errorf("%q: got %v", arguments, err)
+			t.Errorf("%q: got %v", line, err)
 		}
+	}
+}
+
+func TestKubectlCompletesItsPlugin(t *testing.T) {
+	t.Setenv(home.Variable, t.TempDir())
+	command := New("test", []string{"kubectl_complete-v", "port-f"})
+	var out bytes.Buffer
+	command.SetOut(&out)
+	command.SetErr(new(bytes.Buffer))
+	if err := command.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(out.String(), "port-forward\t") {
+		t.Errorf("offers %q", &out)
 	}
 }

@@ -39,9 +39,8 @@ var (
 func newConsole(c *client) *cobra.Command {
 	var timeout time.Duration
 	command := &cobra.Command{
-		Use:     "console VM[.NAMESPACE]",
-		GroupID: groupVM,
-		Short:   "Attach to a VM's serial console; Ctrl+] leaves",
+		Use:   "console VM[.NAMESPACE]",
+		Short: "Attach to a VM's serial console; Ctrl+] leaves",
 		Long: `Ties the terminal to the VM's serial console. While the VM restarts it waits and
 connects again. Ctrl+] leaves.`,
 		Args:              cobra.ExactArgs(1),

@@ -19,7 +19,7 @@ import (
 
 func newDisk(c *client) *cobra.Command {
 	command := &cobra.Command{
-		Use: "disk", GroupID: groupData,
+		Use:   "disk",
 		Short: "Look into disks",
 	}
 	command.AddCommand(newDiskTree(c))

@@ -21,9 +21,8 @@ func newDown(c *client) *cobra.Command {
 	var guests bool
 	timeout, grace := 2*time.Minute, 30*time.Second
 	command := &cobra.Command{
-		Use:     "down",
-		GroupID: groupMachine,
-		Short:   "Stop Orlop; guests run on unless asked otherwise",
+		Use:   "down",
+		Short: "Stop Orlop; guests run on unless asked otherwise",
 		Long: `Stops the daemon. Guests run on without it and are found again by the next orlop up.
 With --guests they are switched off too, and their network goes; those that
 should run by their runPolicy start again with the next orlop up.`,

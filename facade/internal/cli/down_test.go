@@ -16,7 +16,7 @@ import (
 func down(t *testing.T, h home.Home, arguments ...string) {
 	t.Helper()
 	t.Setenv(home.Variable, string(h))
-	command := New("test")
+	command := New("test", []string{"orlop"})
 	command.SetOut(new(bytes.Buffer))
 	command.SetArgs(append([]string{"down"}, arguments...))
 	if err := command.ExecuteContext(t.Context()); err != nil {

@@ -19,9 +19,8 @@ const downloadTimeout = 5 * time.Minute
 func newDownload(c *client) *cobra.Command {
 	var d downloading
 	command := &cobra.Command{
-		Use:     "download vd/NAME[.NAMESPACE]",
-		GroupID: groupData,
-		Short:   "Fetch a disk as a file, and go on where it broke off",
+		Use:   "download vd/NAME[.NAMESPACE]",
+		Short: "Fetch a disk as a file, and go on where it broke off",
 		Long: `Fetches the content of a disk that no running VM uses, shows how far it is, and
 verifies the SHA-256. No VM can start with the disk until it is done.
 

@@ -12,9 +12,8 @@ import (
 
 func newKubectl(c *client) *cobra.Command {
 	return &cobra.Command{
-		Use:     "kubectl [ARGUMENTS]",
-		GroupID: groupMachine,
-		Short:   "Run kubectl with this machine's kubeconfig",
+		Use:   "kubectl [ARGUMENTS]",
+		Short: "Run kubectl with this machine's kubeconfig",
 		// All that follows is kubectl's: this command has no flags of its own.
 		DisableFlagParsing: true,
 		RunE: func(command *cobra.Command, args []string) error {

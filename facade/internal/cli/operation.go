@@ -48,9 +48,8 @@ func (e *operationError) Error() string {
 func newOperation(c *client, v verb) *cobra.Command {
 	o := operation{verb: v}
 	command := &cobra.Command{
-		Use:     v.name + " VM[.NAMESPACE]",
-		GroupID: groupVM,
-		Short:   v.short,
+		Use:   v.name + " VM[.NAMESPACE]",
+		Short: v.short,
 		Long: v.short + `, by a VirtualMachineOperation. Returns when the operation is under way, or with
 --wait when it is done.`,
 		Args:              cobra.ExactArgs(1),

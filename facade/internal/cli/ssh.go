@@ -1,143 +1,197 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
-	"orlop.dev/facade/home"
-	networkv1 "orlop.dev/gen/orlop/network/v1"
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
 )
 
-const (
-	sshPort      = 22
-	connectBytes = 32 << 10
-)
+const sshPort = 22
 
-func newSSH(c *client) *cobra.Command {
-	var identity, user string
-	var port uint16
-	command := &cobra.Command{
-		Use:     "ssh [USER@]VM[.NAMESPACE] [-- COMMAND]",
-		GroupID: groupVM,
-		Short:   "Log in to a VM with this machine's ssh, wherever its network is",
-		Args:    cobra.MinimumNArgs(1), ValidArgsFunction: c.completeVM(),
-	}
-	c.bindNamespace(command)
-	command.Flags().StringVarP(&identity, "identity-file", "i", "", "private key")
-	command.Flags().StringVarP(&user, "username", "l", "", "user in the VM")
-	command.Flags().Uint16VarP(&port, "port", "p", sshPort, "ssh port of the VM")
-	command.RunE = func(command *cobra.Command, args []string) error {
-		h, err := c.home()
-		if err != nil {
-			return err
-		}
-		target := args[0]
-		if who, vm, named := strings.Cut(target, "@"); named {
-			user, target = who, vm
-		}
-		vm := c.parse(target)
-		arguments, err := sshArguments(h, vm, port)
-		if err != nil {
-			return err
-		}
-		if identity != "" {
-			arguments = append(arguments, "-i", identity)
-		}
-		if user != "" {
-			arguments = append(arguments, "-l", user)
-		}
-		child := exec.CommandContext(command.Context(), "ssh", append(append(arguments, vm.name+"."+vm.namespace), args[1:]...)...)
-		child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
-		return child.Run()
-	}
-	return command
+// shell is how this machine's ssh and scp are called.
+type shell struct {
+	user, identity, knownHosts string
+	port                       uint16
+	options                    []string
 }
 
-// sshArguments let ssh come in through `orlop connect`. Host keys are kept by
-// the name of the VM, apart from the user's own.
-func sshArguments(h home.Home, vm objectName, port uint16) ([]string, error) {
+func (s *shell) bind(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVarP(&s.identity, "identity-file", "i", "", "private key")
+	flags.StringVarP(&s.user, "username", "l", "", "user in the VM")
+	flags.StringVar(&s.knownHosts, "known-hosts", "", "file with the VMs' host keys (default in the state folder)")
+	flags.Uint16VarP(&s.port, "port", "p", sshPort, "ssh port of the VM")
+	flags.StringSliceVar(&s.options, "ssh-args", nil, "arguments for the local program, such as -oBatchMode=yes")
+	flags.StringSliceVar(&s.options, "local-ssh-opts", nil, "older name of --ssh-args")
+	flags.Bool("local-ssh", true, "this machine's ssh is always used")
+	for _, old := range []string{"local-ssh-opts", "local-ssh"} {
+		// The guide's commands have them.
+		_ = flags.MarkHidden(old)
+	}
+}
+
+// arguments let ssh come in through `orlop port-forward`. Host keys are kept
+// apart from the user's own, by the UID of the VM: another VM of the same name is
+// another host.
+func (s *shell) arguments(ctx context.Context, c *client, vm objectName) ([]string, error) {
+	h, err := c.home()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	found, err := vmv1.NewVirtualMachineServiceClient(conn).GetVirtualMachine(ctx, &metav1.GetRequest{Namespace: vm.namespace, Name: vm.name})
+	if err != nil {
+		return nil, err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	proxy := fmt.Sprintf("%s connect --home %s -n %s %s %d", quote(self), quote(string(h)), quote(vm.namespace), quote(vm.name), port)
-	return []string{
+	proxy := fmt.Sprintf("%s port-forward --stdio --home %s -n %s %s %d",
+		quote(self), quote(string(h)), quote(vm.namespace), quote(vm.name), s.port)
+	known := s.knownHosts
+	if known == "" {
+		known = h.KnownHosts()
+	}
+	arguments := []string{
 		"-o", "ProxyCommand=" + strings.ReplaceAll(proxy, "%", "%%"),
-		"-o", "UserKnownHostsFile=" + h.KnownHosts(),
+		"-o", "UserKnownHostsFile=" + known,
+		"-o", "HostKeyAlias=" + found.GetMetadata().GetUid(),
 		"-o", "StrictHostKeyChecking=accept-new",
-	}, nil
+	}
+	if s.identity != "" {
+		arguments = append(arguments, "-i", s.identity)
+	}
+	return append(arguments, s.options...), nil
 }
 
 // quote makes one word of a text for the shell.
 func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-func newConnect(c *client) *cobra.Command {
+// hostOf is a VM for ssh, with the user if there is one.
+func (s *shell) hostOf(user string, vm objectName) string {
+	if user == "" {
+		user = s.user
+	}
+	host := vm.name + "." + vm.namespace
+	if user == "" {
+		return host
+	}
+	return user + "@" + host
+}
+
+// cutUser divides USER@VM.
+func cutUser(target string) (user, vm string) {
+	if user, vm, named := strings.Cut(target, "@"); named {
+		return user, vm
+	}
+	return "", target
+}
+
+func newSSH(c *client) *cobra.Command {
+	s := &shell{}
+	var remote string
 	command := &cobra.Command{
-		Use:     "connect VM[.NAMESPACE] PORT",
-		GroupID: groupVM,
-		Short:   "Tie standard input and output to a TCP port of a VM",
-		Args:    cobra.ExactArgs(2), ValidArgsFunction: c.completeVM(),
+		Use:   "ssh [USER@]VM[.NAMESPACE] [-- COMMAND]",
+		Short: "Log in to a VM with this machine's ssh, wherever its network is",
+		Example: `  orlop ssh cloud@linux-vm
+  orlop ssh cloud@linux-vm -- uptime`,
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: c.completeVM(),
 	}
 	c.bindNamespace(command)
+	s.bind(command)
+	command.Flags().StringVarP(&remote, "command", "c", "", "command to run instead of a shell")
 	command.RunE = func(command *cobra.Command, args []string) error {
-		port, err := strconv.ParseUint(args[1], 10, 16)
-		if err != nil {
-			return fmt.Errorf("the port: %w", err)
-		}
-		conn, err := c.dial()
+		user, target := cutUser(args[0])
+		vm := c.parse(target)
+		arguments, err := s.arguments(command.Context(), c, vm)
 		if err != nil {
 			return err
 		}
-		defer conn.Close()
-		stream, err := networkv1.NewVirtualMachineIPAddressServiceClient(conn).Connect(command.Context())
-		if err != nil {
-			return err
+		arguments = append(append(arguments, s.hostOf(user, vm)), args[1:]...)
+		if remote != "" {
+			arguments = append(arguments, remote)
 		}
-		vm := c.parse(args[0])
-		// If it fails, Recv has the reason.
-		_ = stream.Send(&networkv1.ConnectRequest{Namespace: vm.namespace, VirtualMachineName: vm.name, Port: int32(port)})
-		go send(stream, os.Stdin) // a read can't be cut short: it ends with the process
-		return receive(stream, command.OutOrStdout())
+		return inOurStead(command, "ssh", arguments)
 	}
 	return command
 }
 
-type connection = grpc.BidiStreamingClient[networkv1.ConnectRequest, networkv1.ConnectResponse]
-
-// send passes on the input. A failure shows at the other end of the stream.
-func send(stream connection, in io.Reader) {
-	buffer := make([]byte, connectBytes)
-	for {
-		n, err := in.Read(buffer)
-		if n > 0 && stream.Send(&networkv1.ConnectRequest{Data: buffer[:n]}) != nil {
-			return
-		}
-		if err != nil {
-			_ = stream.CloseSend()
-			return
-		}
+func newSCP(c *client) *cobra.Command {
+	s := &shell{}
+	var recursive, preserve bool
+	command := &cobra.Command{
+		Use:   "scp SOURCE TARGET",
+		Short: "Copy files to or from a VM with this machine's scp",
+		Long:  "Copies files. The side in the VM is written [USER@]VM[.NAMESPACE]:PATH.",
+		Example: `  orlop scp page.html cloud@linux-vm:/tmp/
+  orlop scp -r cloud@linux-vm:/var/log logs`,
+		Args: cobra.ExactArgs(2),
 	}
+	c.bindNamespace(command)
+	s.bind(command)
+	command.Flags().BoolVarP(&recursive, "recursive", "r", false, "copy whole folders")
+	command.Flags().BoolVar(&preserve, "preserve", false, "keep times and modes")
+	command.RunE = func(command *cobra.Command, args []string) error {
+		vm, sides, err := s.sides(c, args)
+		if err != nil {
+			return err
+		}
+		arguments, err := s.arguments(command.Context(), c, vm)
+		if err != nil {
+			return err
+		}
+		if recursive {
+			arguments = append(arguments, "-r")
+		}
+		if preserve {
+			arguments = append(arguments, "-p")
+		}
+		return inOurStead(command, "scp", append(arguments, sides...))
+	}
+	return command
 }
 
-func receive(stream connection, out io.Writer) error {
-	for {
-		message, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
+// errOneSide is a copy from here to here, or from a VM to a VM.
+var errOneSide = errors.New("one of SOURCE and TARGET must be in a VM: [USER@]VM[.NAMESPACE]:PATH")
+
+// sides finds the one VM of a copy, and names both sides for scp.
+func (s *shell) sides(c *client, args []string) (vm objectName, sides []string, err error) {
+	for _, side := range args {
+		target, path, remote := strings.Cut(side, ":")
+		// A colon behind a slash is a file's, as scp(1) has it.
+		if !remote || strings.Contains(target, "/") {
+			sides = append(sides, side)
+			continue
 		}
-		if err != nil {
-			return err
+		if vm != (objectName{}) {
+			return objectName{}, nil, errOneSide
 		}
-		if _, err := out.Write(message.GetData()); err != nil {
-			return err
-		}
+		user, name := cutUser(target)
+		vm = c.parse(name)
+		sides = append(sides, s.hostOf(user, vm)+":"+path)
 	}
+	if vm == (objectName{}) {
+		return objectName{}, nil, errOneSide
+	}
+	return vm, sides, nil
+}
+
+// inOurStead runs a program at the user's terminal.
+func inOurStead(command *cobra.Command, name string, arguments []string) error {
+	child := exec.CommandContext(command.Context(), name, arguments...)
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return child.Run()
 }

@@ -50,11 +50,10 @@ var errFormat = errors.New("-o must be json, or left out")
 func newStatus(c *client) *cobra.Command {
 	var format string
 	command := &cobra.Command{
-		Use:     "status",
-		GroupID: groupMachine,
-		Short:   "Show parts, versions, accelerator, network, ports and disk use",
-		Long:    "Shows what runs here. The exit code is 3 where nothing does.",
-		Args:    cobra.NoArgs,
+		Use:   "status",
+		Short: "Show parts, versions, accelerator, network, ports and disk use",
+		Long:  "Shows what runs here. The exit code is 3 where nothing does.",
+		Args:  cobra.NoArgs,
 	}
 	command.Flags().StringVarP(&format, "output", "o", "", "json, or nothing for people")
 	command.RunE = func(command *cobra.Command, _ []string) error {

@@ -21,13 +21,12 @@ import (
 // ErrNotPossible says that something is missing without which nothing works.
 var ErrNotPossible = errors.New("Orlop can't run on this machine yet: see above") //nolint:staticcheck // a name
 
-func newUp(c *client, version string) *cobra.Command {
+func newUp(c *client) *cobra.Command {
 	settings := home.DefaultSettings()
 	timeout := 5 * time.Minute
 	command := &cobra.Command{
-		Use:     "up",
-		GroupID: groupMachine,
-		Short:   "Start Orlop on this machine and wait until it is ready",
+		Use:   "up",
+		Short: "Start Orlop on this machine and wait until it is ready",
 		Long: `Looks at the machine, starts the daemon (orlopd), waits until it is ready and
 tells where its doors are. If it runs already, it is found. Each flag can be
 given by a variable, such as ORLOP_NETWORK=user.`,
@@ -51,7 +50,7 @@ given by a variable, such as ORLOP_NETWORK=user.`,
 		}
 		ctx, cancel := context.WithTimeout(command.Context(), timeout)
 		defer cancel()
-		u := up{out: command.OutOrStdout(), settings: settings, arguments: changed(flags), version: version}
+		u := up{out: command.OutOrStdout(), settings: settings, arguments: changed(flags), version: command.Root().Version}
 		return u.run(ctx)
 	}
 	return command

@@ -23,9 +23,8 @@ var errNotAFile = errors.New("only a regular file can be uploaded: an upload tha
 func newUpload(c *client) *cobra.Command {
 	var u uploading
 	command := &cobra.Command{
-		Use:     "upload FILE KIND/NAME[.NAMESPACE]",
-		GroupID: groupData,
-		Short:   "Send a file as an image or a disk, and go on where it broke off",
+		Use:   "upload FILE KIND/NAME[.NAMESPACE]",
+		Short: "Send a file as an image or a disk, and go on where it broke off",
 		Long: `Sends a file to an object whose source is of type Upload, shows how far it is, and
 waits until the object is Ready. The kinds are those of kubectl: vi, cvi, vd.
 
