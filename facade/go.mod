@@ -3,6 +3,7 @@ module orlop.dev/facade
 go 1.26.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/go-logr/logr v1.4.4
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.32.0
 	github.com/spf13/cobra v1.10.2

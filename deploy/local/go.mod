@@ -3,6 +3,7 @@ module orlop.dev/deploy/local
 go 1.26.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/distribution/distribution/v3 v3.1.2
 	github.com/prometheus/client_golang v1.25.0
 	go.etcd.io/etcd/server/v3 v3.7.3

@@ -1,8 +1,9 @@
 // Package gateway is the REST door: grpc-gateway's routes, made from the proto,
 // and what HTTP needs beside them: manifests as bodies, errors in JSON, ETags,
-// uploads and downloads of files, OpenAPI and a page to browse it.
+// uploads and downloads of files, web sockets to VMs, OpenAPI and a page to
+// browse it.
 //
-// It names no kind, but the services that files go to and come from, and has no
+// It names no kind, but the services that files and web sockets lead to, and has no
 // rule and no right of its own: it hands credentials and requests on to the
 // services.
 package gateway
@@ -22,6 +23,8 @@ import (
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/gen/rest"
 )
 
@@ -72,9 +75,47 @@ func Run(ctx context.Context, opts Options) error {
 	return err
 }
 
-// Handler is the REST door without a listener. Its streams, uploads and downloads end
-// with ctx.
+// Handler is the REST door without a listener. Its streams, sockets, uploads and
+// downloads end with ctx.
 func Handler(ctx context.Context, opts Options) (http.Handler, error) {
+	routes, err := newRoutes(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	conns := map[string]grpc.ClientConnInterface{}
+	for _, service := range []grpc.ServiceDesc{
+		imagev1.UploadService_ServiceDesc, diskv1.DiskExportService_ServiceDesc,
+		vmv1.VirtualMachineService_ServiceDesc, networkv1.VirtualMachineIPAddressService_ServiceDesc,
+	} {
+		if conns[service.ServiceName], err = opts.Connect(service.ServiceName); err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", service.ServiceName, err)
+		}
+	}
+	files, err := downloadPattern()
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", requireCredential(routes))
+	mux.Handle(files, requireCredential(&downloads{
+		ctx: ctx, client: diskv1.NewDiskExportServiceClient(conns[diskv1.DiskExportService_ServiceDesc.ServiceName]),
+	}))
+	mux.Handle(socketPattern, takeSocketCredential(requireCredential(&sockets{
+		ctx:      ctx,
+		machines: conns[vmv1.VirtualMachineService_ServiceDesc.ServiceName],
+		guests:   conns[networkv1.VirtualMachineIPAddressService_ServiceDesc.ServiceName],
+	})))
+	mux.Handle("/upload/{token}", &uploads{
+		ctx: ctx, client: imagev1.NewUploadServiceClient(conns[imagev1.UploadService_ServiceDesc.ServiceName]),
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /openapi.json", serveOpenAPI)
+	mux.HandleFunc("GET /docs", serveDocs)
+	return mux, nil
+}
+
+// newRoutes are the routes that the proto has.
+func newRoutes(ctx context.Context, opts Options) (http.Handler, error) {
 	calls, err := newCalls(rest.Handlers())
 	if err != nil {
 		return nil, err
@@ -99,24 +140,5 @@ func Handler(ctx context.Context, opts Options) (http.Handler, error) {
 			return nil, fmt.Errorf("routes of %s: %w", handler.Service, err)
 		}
 	}
-	taker, err := opts.Connect(imagev1.UploadService_ServiceDesc.ServiceName)
-	if err != nil {
-		return nil, fmt.Errorf("connect to uploads: %w", err)
-	}
-	giver, err := opts.Connect(diskv1.DiskExportService_ServiceDesc.ServiceName)
-	if err != nil {
-		return nil, fmt.Errorf("connect to exports: %w", err)
-	}
-	files, err := downloadPattern()
-	if err != nil {
-		return nil, err
-	}
-	mux := http.NewServeMux()
-	mux.Handle("/", requireCredential(routes))
-	mux.Handle(files, requireCredential(&downloads{ctx: ctx, client: diskv1.NewDiskExportServiceClient(giver)}))
-	mux.Handle("/upload/{token}", &uploads{ctx: ctx, client: imagev1.NewUploadServiceClient(taker)})
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("GET /openapi.json", serveOpenAPI)
-	mux.HandleFunc("GET /docs", serveDocs)
-	return mux, nil
+	return routes, nil
 }

@@ -39,6 +39,10 @@ func (s *Service) AttachConsole(stream attachment) error {
 	if err != nil {
 		return err
 	}
+	// The caller learns that it is there: a guest may print nothing for long.
+	if err := stream.SendHeader(nil); err != nil {
+		return errors.Join(err, viewer.Close())
+	}
 	// A stream can't be read with a deadline: what is typed is read until the
 	// stream ends, which it does when this returns.
 	typed := make(chan error, 1)

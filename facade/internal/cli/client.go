@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"orlop.dev/facade/home"
+	"orlop.dev/facade/internal/stream"
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/resource"
@@ -79,6 +80,9 @@ func (c *client) parse(argument string) objectName {
 	}
 	return objectName{namespace: namespace, name: name}
 }
+
+// far is a VM at the other end of a stream.
+func (n objectName) far() stream.VM { return stream.VM{Namespace: n.namespace, Name: n.name} }
 
 func (n objectName) String() string { return n.namespace + "/" + n.name }
 

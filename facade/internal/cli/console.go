@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"google.golang.org/grpc"
 
-	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/facade/internal/stream"
 	"orlop.dev/kit/fault"
 )
 
@@ -21,10 +21,7 @@ const (
 	escape         = 0x1d // Ctrl+]
 	consoleTimeout = 5 * time.Minute
 	reconnectAfter = time.Second
-	// silence is how long a guest that prints nothing is waited for before the
-	// console counts as open: a refusal comes sooner.
-	silence    = time.Second
-	inputBytes = 1 << 10
+	inputBytes     = 1 << 10
 	// hangUpTimeout bounds the wait for the services\' end of a console.
 	hangUpTimeout = time.Second
 )
@@ -55,7 +52,7 @@ connects again. Ctrl+] leaves.`,
 		}
 		defer conn.Close()
 		t := &console{
-			client: vmv1.NewVirtualMachineServiceClient(conn), vm: c.parse(args[0]), timeout: timeout,
+			conn: conn, vm: c.parse(args[0]), timeout: timeout,
 			in: make(chan []byte), out: command.OutOrStdout(), note: command.ErrOrStderr(),
 		}
 		return t.run(command.Context())
@@ -65,15 +62,14 @@ connects again. Ctrl+] leaves.`,
 
 // console is one use of the command.
 type console struct {
-	client  vmv1.VirtualMachineServiceClient
+	conn    grpc.ClientConnInterface
 	vm      objectName
 	timeout time.Duration
 	in      chan []byte // what is typed; closed when the user leaves
 	out     io.Writer   // what the guest prints
 	note    io.Writer   // what this program says
 
-	greeting sync.Mutex
-	greeted  bool // this time
+	greeted bool // since the last wait
 }
 
 func (t *console) run(ctx context.Context) error {
@@ -146,8 +142,8 @@ func (t *console) stay(ctx context.Context) error {
 		case !waits(err):
 			return err
 		}
-		if t.hasGreeted() {
-			since, told = time.Now(), false
+		if t.greeted {
+			since, told, t.greeted = time.Now(), false, false
 		}
 		if time.Since(since) > t.timeout {
 			return err
@@ -187,31 +183,30 @@ func (t *console) pause(ctx context.Context) (left bool) {
 
 // attach stays on the console until one of the two ends goes away.
 func (t *console) attach(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := t.client.AttachConsole(ctx)
+	far, err := stream.Console(ctx, t.conn, t.vm.far())
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(&vmv1.AttachConsoleRequest{Namespace: t.vm.namespace, Name: t.vm.name}); err != nil {
-		_, err = stream.Recv() // has the reason
-		return err
-	}
+	defer far.Close()
+	t.greeted = true
+	t.say("Successfully connected to %s console. The escape sequence is ^]", t.vm.name)
 	printed := make(chan error, 1)
-	go func() { printed <- t.print(stream) }()
-	quiet := time.NewTimer(silence)
-	defer quiet.Stop()
+	go func() {
+		err := stream.Show(t.out, far)
+		if err == nil {
+			err = errEnded
+		}
+		printed <- err
+	}()
 	for {
 		select {
 		case err := <-printed:
 			return err
-		case <-quiet.C:
-			t.greet()
 		case typed, open := <-t.in:
 			if !open {
-				return hangUp(stream, printed)
+				return hangUp(far, printed)
 			}
-			if err := stream.Send(&vmv1.AttachConsoleRequest{Input: typed}); err != nil {
+			if _, err := far.Write(typed); err != nil {
 				return <-printed // has the reason
 			}
 		case <-ctx.Done():
@@ -221,8 +216,8 @@ func (t *console) attach(ctx context.Context) error {
 }
 
 // hangUp leaves after the guest was given what was typed last.
-func hangUp(stream vmv1.VirtualMachineService_AttachConsoleClient, printed <-chan error) error {
-	_ = stream.CloseSend() // it never fails, says its documentation
+func hangUp(far *stream.Stream, printed <-chan error) error {
+	_ = far.CloseWrite() // it never fails, says its documentation
 	timer := time.NewTimer(hangUpTimeout)
 	defer timer.Stop()
 	select {
@@ -230,42 +225,6 @@ func hangUp(stream vmv1.VirtualMachineService_AttachConsoleClient, printed <-cha
 	case <-timer.C:
 	}
 	return errLeft
-}
-
-// print shows what the guest prints until its end goes away.
-func (t *console) print(stream vmv1.VirtualMachineService_AttachConsoleClient) error {
-	for {
-		message, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return errEnded
-		}
-		if err != nil {
-			return err
-		}
-		t.greet()
-		if _, err := t.out.Write(message.GetOutput()); err != nil {
-			return err
-		}
-	}
-}
-
-// greet says once a connection that it is there.
-func (t *console) greet() {
-	t.greeting.Lock()
-	defer t.greeting.Unlock()
-	if !t.greeted {
-		t.greeted = true
-		t.say("Successfully connected to %s console. The escape sequence is ^]", t.vm.name)
-	}
-}
-
-// hasGreeted tells whether it was there, and forgets it.
-func (t *console) hasGreeted() bool {
-	t.greeting.Lock()
-	defer t.greeting.Unlock()
-	greeted := t.greeted
-	t.greeted = false
-	return greeted
 }
 
 // say writes a line of this program's own; the terminal is raw.

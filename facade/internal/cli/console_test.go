@@ -97,7 +97,7 @@ func attachTo(t *testing.T, vm *guestConsole) (*console, *screen, <-chan error) 
 	}})
 	out := &screen{changed: make(chan struct{}, 1)}
 	c := &console{
-		client: vmv1.NewVirtualMachineServiceClient(conn), vm: objectName{"default", "linux-vm"},
+		conn: conn, vm: objectName{"default", "linux-vm"},
 		timeout: testPatience, in: make(chan []byte), out: out, note: out,
 	}
 	ended := make(chan error, 1)

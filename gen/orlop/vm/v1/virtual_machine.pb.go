@@ -3188,6 +3188,114 @@ func (x *AttachConsoleResponse) GetOutput() []byte {
 	return nil
 }
 
+// AttachVNCRequest names the VM, then carries what the VNC client sends.
+type AttachVNCRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message only.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// In the first message only.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachVNCRequest) Reset() {
+	*x = AttachVNCRequest{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachVNCRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachVNCRequest) ProtoMessage() {}
+
+func (x *AttachVNCRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachVNCRequest.ProtoReflect.Descriptor instead.
+func (*AttachVNCRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *AttachVNCRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *AttachVNCRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AttachVNCRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// AttachVNCResponse carries what the VNC server sends.
+type AttachVNCResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachVNCResponse) Reset() {
+	*x = AttachVNCResponse{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachVNCResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachVNCResponse) ProtoMessage() {}
+
+func (x *AttachVNCResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachVNCResponse.ProtoReflect.Descriptor instead.
+func (*AttachVNCResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *AttachVNCResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_orlop_vm_v1_virtual_machine_proto protoreflect.FileDescriptor
 
 const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
@@ -3493,7 +3601,13 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05input\x18\x03 \x01(\fR\x05input\"/\n" +
 	"\x15AttachConsoleResponse\x12\x16\n" +
-	"\x06output\x18\x01 \x01(\fR\x06output2\xfc\t\n" +
+	"\x06output\x18\x01 \x01(\fR\x06output\"X\n" +
+	"\x10AttachVNCRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"'\n" +
+	"\x11AttachVNCResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\x87\v\n" +
 	"\x15VirtualMachineService\x12\xa8\x01\n" +
 	"\x14CreateVirtualMachine\x12(.orlop.vm.v1.CreateVirtualMachineRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"I\x82\xd3\xe4\x93\x02C:\x0fvirtual_machine\"0/v1alpha2/namespaces/{namespace}/virtualmachines\x12\x8c\x01\n" +
 	"\x11GetVirtualMachine\x12\x19.orlop.meta.v1.GetRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"?\x82\xd3\xe4\x93\x029\x127/v1alpha2/namespaces/{namespace}/virtualmachines/{name}\x12\xb2\x01\n" +
@@ -3502,7 +3616,9 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\x14DeleteVirtualMachine\x12\x1c.orlop.meta.v1.DeleteRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"?\x82\xd3\xe4\x93\x029*7/v1alpha2/namespaces/{namespace}/virtualmachines/{name}\x12\xc3\x01\n" +
 	"\x14WatchVirtualMachines\x12\x1b.orlop.meta.v1.WatchRequest\x1a).orlop.vm.v1.WatchVirtualMachinesResponse\"a\x82\xd3\xe4\x93\x02[Z!\x12\x1f/v1alpha2/virtualmachines:watch\x126/v1alpha2/namespaces/{namespace}/virtualmachines:watch0\x01\x12\x98\x01\n" +
 	"\rAttachConsole\x12!.orlop.vm.v1.AttachConsoleRequest\x1a\".orlop.vm.v1.AttachConsoleResponse\"<\xa2\xd4\x188\n" +
-	"\x03get\x12\aconsole*(subresources.virtualization.deckhouse.io(\x010\x01B Z\x1eorlop.dev/gen/orlop/vm/v1;vmv1b\x06proto3"
+	"\x03get\x12\aconsole*(subresources.virtualization.deckhouse.io(\x010\x01\x12\x88\x01\n" +
+	"\tAttachVNC\x12\x1d.orlop.vm.v1.AttachVNCRequest\x1a\x1e.orlop.vm.v1.AttachVNCResponse\"8\xa2\xd4\x184\n" +
+	"\x03get\x12\x03vnc*(subresources.virtualization.deckhouse.io(\x010\x01B Z\x1eorlop.dev/gen/orlop/vm/v1;vmv1b\x06proto3"
 
 var (
 	file_orlop_vm_v1_virtual_machine_proto_rawDescOnce sync.Once
@@ -3517,7 +3633,7 @@ func file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP() []byte {
 }
 
 var file_orlop_vm_v1_virtual_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_orlop_vm_v1_virtual_machine_proto_goTypes = []any{
 	(NetworkType_Value)(0),               // 0: orlop.vm.v1.NetworkType.Value
 	(RunPolicy_Value)(0),                 // 1: orlop.vm.v1.RunPolicy.Value
@@ -3571,23 +3687,25 @@ var file_orlop_vm_v1_virtual_machine_proto_goTypes = []any{
 	(*WatchVirtualMachinesResponse)(nil), // 49: orlop.vm.v1.WatchVirtualMachinesResponse
 	(*AttachConsoleRequest)(nil),         // 50: orlop.vm.v1.AttachConsoleRequest
 	(*AttachConsoleResponse)(nil),        // 51: orlop.vm.v1.AttachConsoleResponse
-	nil,                                  // 52: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	(*v1.ObjectMeta)(nil),                // 53: orlop.meta.v1.ObjectMeta
-	(*Affinity)(nil),                     // 54: orlop.vm.v1.Affinity
-	(*Toleration)(nil),                   // 55: orlop.vm.v1.Toleration
-	(*TopologySpreadConstraint)(nil),     // 56: orlop.vm.v1.TopologySpreadConstraint
-	(*structpb.Struct)(nil),              // 57: google.protobuf.Struct
-	(*v1.Condition)(nil),                 // 58: orlop.meta.v1.Condition
-	(*timestamppb.Timestamp)(nil),        // 59: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),        // 60: google.protobuf.FieldMask
-	(v1.EventType_Value)(0),              // 61: orlop.meta.v1.EventType.Value
-	(*v1.GetRequest)(nil),                // 62: orlop.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),               // 63: orlop.meta.v1.ListRequest
-	(*v1.DeleteRequest)(nil),             // 64: orlop.meta.v1.DeleteRequest
-	(*v1.WatchRequest)(nil),              // 65: orlop.meta.v1.WatchRequest
+	(*AttachVNCRequest)(nil),             // 52: orlop.vm.v1.AttachVNCRequest
+	(*AttachVNCResponse)(nil),            // 53: orlop.vm.v1.AttachVNCResponse
+	nil,                                  // 54: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	(*v1.ObjectMeta)(nil),                // 55: orlop.meta.v1.ObjectMeta
+	(*Affinity)(nil),                     // 56: orlop.vm.v1.Affinity
+	(*Toleration)(nil),                   // 57: orlop.vm.v1.Toleration
+	(*TopologySpreadConstraint)(nil),     // 58: orlop.vm.v1.TopologySpreadConstraint
+	(*structpb.Struct)(nil),              // 59: google.protobuf.Struct
+	(*v1.Condition)(nil),                 // 60: orlop.meta.v1.Condition
+	(*timestamppb.Timestamp)(nil),        // 61: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),        // 62: google.protobuf.FieldMask
+	(v1.EventType_Value)(0),              // 63: orlop.meta.v1.EventType.Value
+	(*v1.GetRequest)(nil),                // 64: orlop.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),               // 65: orlop.meta.v1.ListRequest
+	(*v1.DeleteRequest)(nil),             // 66: orlop.meta.v1.DeleteRequest
+	(*v1.WatchRequest)(nil),              // 67: orlop.meta.v1.WatchRequest
 }
 var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
-	53, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
+	55, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
 	12, // 1: orlop.vm.v1.VirtualMachine.spec:type_name -> orlop.vm.v1.VirtualMachineSpec
 	31, // 2: orlop.vm.v1.VirtualMachine.status:type_name -> orlop.vm.v1.VirtualMachineStatus
 	1,  // 3: orlop.vm.v1.VirtualMachineSpec.run_policy:type_name -> orlop.vm.v1.RunPolicy.Value
@@ -3599,10 +3717,10 @@ var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
 	6,  // 9: orlop.vm.v1.VirtualMachineSpec.bootloader:type_name -> orlop.vm.v1.Bootloader.Value
 	28, // 10: orlop.vm.v1.VirtualMachineSpec.disruptions:type_name -> orlop.vm.v1.Disruptions
 	8,  // 11: orlop.vm.v1.VirtualMachineSpec.live_migration_policy:type_name -> orlop.vm.v1.LiveMigrationPolicy.Value
-	52, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	54, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
-	55, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
-	56, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
+	54, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	56, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
+	57, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
+	58, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
 	13, // 16: orlop.vm.v1.VirtualMachineSpec.networks:type_name -> orlop.vm.v1.NetworkRef
 	15, // 17: orlop.vm.v1.VirtualMachineSpec.usb_devices:type_name -> orlop.vm.v1.USBDeviceRef
 	16, // 18: orlop.vm.v1.VirtualMachineSpec.gpus:type_name -> orlop.vm.v1.GPURef
@@ -3616,49 +3734,51 @@ var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
 	9,  // 26: orlop.vm.v1.VirtualMachineStatus.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
 	33, // 27: orlop.vm.v1.VirtualMachineStatus.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceStatus
 	34, // 28: orlop.vm.v1.VirtualMachineStatus.resources:type_name -> orlop.vm.v1.VirtualMachineResources
-	57, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
+	59, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
 	38, // 30: orlop.vm.v1.VirtualMachineStatus.stats:type_name -> orlop.vm.v1.VirtualMachineStats
-	57, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
+	59, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
 	41, // 32: orlop.vm.v1.VirtualMachineStatus.migration_state:type_name -> orlop.vm.v1.VirtualMachineMigrationState
 	44, // 33: orlop.vm.v1.VirtualMachineStatus.virtual_machine_pods:type_name -> orlop.vm.v1.VirtualMachinePod
 	45, // 34: orlop.vm.v1.VirtualMachineStatus.versions:type_name -> orlop.vm.v1.VirtualMachineVersions
-	58, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
+	60, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
 	2,  // 36: orlop.vm.v1.BlockDeviceStatus.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
 	35, // 37: orlop.vm.v1.VirtualMachineResources.cpu:type_name -> orlop.vm.v1.CPUResources
 	37, // 38: orlop.vm.v1.VirtualMachineResources.memory:type_name -> orlop.vm.v1.MemoryResources
 	36, // 39: orlop.vm.v1.CPUResources.topology:type_name -> orlop.vm.v1.CPUTopology
 	39, // 40: orlop.vm.v1.VirtualMachineStats.phases_transitions:type_name -> orlop.vm.v1.PhaseTransition
 	40, // 41: orlop.vm.v1.VirtualMachineStats.launch_time_duration:type_name -> orlop.vm.v1.LaunchTimeDuration
-	59, // 42: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
+	61, // 42: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
 	9,  // 43: orlop.vm.v1.PhaseTransition.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
-	59, // 44: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
-	59, // 45: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
-	59, // 46: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
+	61, // 44: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
+	61, // 45: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
+	61, // 46: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
 	42, // 47: orlop.vm.v1.VirtualMachineMigrationState.target:type_name -> orlop.vm.v1.MigrationSide
 	42, // 48: orlop.vm.v1.VirtualMachineMigrationState.source:type_name -> orlop.vm.v1.MigrationSide
 	10, // 49: orlop.vm.v1.VirtualMachineMigrationState.result:type_name -> orlop.vm.v1.MigrationResult.Value
 	11, // 50: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
 	11, // 51: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	60, // 52: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
+	62, // 52: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
 	11, // 53: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
-	61, // 54: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
+	63, // 54: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
 	11, // 55: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
 	46, // 56: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
-	62, // 57: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
-	63, // 58: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
+	64, // 57: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
+	65, // 58: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
 	47, // 59: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
-	64, // 60: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
-	65, // 61: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
+	66, // 60: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
+	67, // 61: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
 	50, // 62: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
-	11, // 63: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	11, // 64: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	48, // 65: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
-	11, // 66: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	11, // 67: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	49, // 68: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
-	51, // 69: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
-	63, // [63:70] is the sub-list for method output_type
-	56, // [56:63] is the sub-list for method input_type
+	52, // 63: orlop.vm.v1.VirtualMachineService.AttachVNC:input_type -> orlop.vm.v1.AttachVNCRequest
+	11, // 64: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	11, // 65: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	48, // 66: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
+	11, // 67: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	11, // 68: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	49, // 69: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
+	51, // 70: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
+	53, // 71: orlop.vm.v1.VirtualMachineService.AttachVNC:output_type -> orlop.vm.v1.AttachVNCResponse
+	64, // [64:72] is the sub-list for method output_type
+	56, // [56:64] is the sub-list for method input_type
 	56, // [56:56] is the sub-list for extension type_name
 	56, // [56:56] is the sub-list for extension extendee
 	0,  // [0:56] is the sub-list for field type_name
@@ -3681,7 +3801,7 @@ func file_orlop_vm_v1_virtual_machine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_virtual_machine_proto_rawDesc), len(file_orlop_vm_v1_virtual_machine_proto_rawDesc)),
 			NumEnums:      11,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

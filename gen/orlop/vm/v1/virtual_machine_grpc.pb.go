@@ -29,6 +29,7 @@ const (
 	VirtualMachineService_DeleteVirtualMachine_FullMethodName = "/orlop.vm.v1.VirtualMachineService/DeleteVirtualMachine"
 	VirtualMachineService_WatchVirtualMachines_FullMethodName = "/orlop.vm.v1.VirtualMachineService/WatchVirtualMachines"
 	VirtualMachineService_AttachConsole_FullMethodName        = "/orlop.vm.v1.VirtualMachineService/AttachConsole"
+	VirtualMachineService_AttachVNC_FullMethodName            = "/orlop.vm.v1.VirtualMachineService/AttachVNC"
 )
 
 // VirtualMachineServiceClient is the client API for VirtualMachineService service.
@@ -52,6 +53,10 @@ type VirtualMachineServiceClient interface {
 	// AttachConsole ties the caller to the VM's serial console. Several callers
 	// may be there at once; each first gets the last lines.
 	AttachConsole(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachConsoleRequest, AttachConsoleResponse], error)
+	// AttachVNC ties the caller to the VM's screen, keyboard and mouse: the bytes
+	// are a connection to a VNC server (RFC 6143) that asks for no password. Each
+	// call is a client of its own; all see one screen.
+	AttachVNC(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachVNCRequest, AttachVNCResponse], error)
 }
 
 type virtualMachineServiceClient struct {
@@ -144,6 +149,19 @@ func (c *virtualMachineServiceClient) AttachConsole(ctx context.Context, opts ..
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VirtualMachineService_AttachConsoleClient = grpc.BidiStreamingClient[AttachConsoleRequest, AttachConsoleResponse]
 
+func (c *virtualMachineServiceClient) AttachVNC(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachVNCRequest, AttachVNCResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &VirtualMachineService_ServiceDesc.Streams[2], VirtualMachineService_AttachVNC_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AttachVNCRequest, AttachVNCResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VirtualMachineService_AttachVNCClient = grpc.BidiStreamingClient[AttachVNCRequest, AttachVNCResponse]
+
 // VirtualMachineServiceServer is the server API for VirtualMachineService service.
 // All implementations must embed UnimplementedVirtualMachineServiceServer
 // for forward compatibility.
@@ -165,6 +183,10 @@ type VirtualMachineServiceServer interface {
 	// AttachConsole ties the caller to the VM's serial console. Several callers
 	// may be there at once; each first gets the last lines.
 	AttachConsole(grpc.BidiStreamingServer[AttachConsoleRequest, AttachConsoleResponse]) error
+	// AttachVNC ties the caller to the VM's screen, keyboard and mouse: the bytes
+	// are a connection to a VNC server (RFC 6143) that asks for no password. Each
+	// call is a client of its own; all see one screen.
+	AttachVNC(grpc.BidiStreamingServer[AttachVNCRequest, AttachVNCResponse]) error
 	mustEmbedUnimplementedVirtualMachineServiceServer()
 }
 
@@ -195,6 +217,9 @@ func (UnimplementedVirtualMachineServiceServer) WatchVirtualMachines(*v1.WatchRe
 }
 func (UnimplementedVirtualMachineServiceServer) AttachConsole(grpc.BidiStreamingServer[AttachConsoleRequest, AttachConsoleResponse]) error {
 	return status.Error(codes.Unimplemented, "method AttachConsole not implemented")
+}
+func (UnimplementedVirtualMachineServiceServer) AttachVNC(grpc.BidiStreamingServer[AttachVNCRequest, AttachVNCResponse]) error {
+	return status.Error(codes.Unimplemented, "method AttachVNC not implemented")
 }
 func (UnimplementedVirtualMachineServiceServer) mustEmbedUnimplementedVirtualMachineServiceServer() {}
 func (UnimplementedVirtualMachineServiceServer) testEmbeddedByValue()                               {}
@@ -325,6 +350,13 @@ func _VirtualMachineService_AttachConsole_Handler(srv interface{}, stream grpc.S
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VirtualMachineService_AttachConsoleServer = grpc.BidiStreamingServer[AttachConsoleRequest, AttachConsoleResponse]
 
+func _VirtualMachineService_AttachVNC_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(VirtualMachineServiceServer).AttachVNC(&grpc.GenericServerStream[AttachVNCRequest, AttachVNCResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VirtualMachineService_AttachVNCServer = grpc.BidiStreamingServer[AttachVNCRequest, AttachVNCResponse]
+
 // VirtualMachineService_ServiceDesc is the grpc.ServiceDesc for VirtualMachineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -362,6 +394,12 @@ var VirtualMachineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "AttachConsole",
 			Handler:       _VirtualMachineService_AttachConsole_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "AttachVNC",
+			Handler:       _VirtualMachineService_AttachVNC_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"time"
 
+	"google.golang.org/grpc/metadata"
+
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	"orlop.dev/kit/fault"
 )
@@ -29,6 +31,7 @@ const (
 // Stream is the caller's end: a grpc.BidiStreamingServer.
 type Stream interface {
 	Context() context.Context
+	SendHeader(metadata.MD) error
 	Recv() (*networkv1.ConnectRequest, error)
 	Send(*networkv1.ConnectResponse) error
 }
@@ -57,6 +60,10 @@ func (t *Tunnel) Serve(stream Stream) error {
 		return err
 	}
 	defer conn.Close()
+	// The caller learns that it is through before either side speaks.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
 	// A caller that leaves ends both directions.
 	stop := context.AfterFunc(stream.Context(), func() { conn.Close() })
 	defer stop()

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -233,19 +234,40 @@ func (e *Engine) Kill(ctx context.Context, uid string) error {
 // Console is the serial line of a running instance, shared among viewers.
 // Class NotReady where there is none.
 func (e *Engine) Console(ctx context.Context, uid string) (*console.Console, error) {
-	process, err := e.qemu.Find(ctx, uid)
-	if errors.Is(err, qemu.ErrNotFound) {
-		return nil, fault.New(fault.NotReady, "VirtualMachineNotRunning", "the VM does not run: there is no console")
-	}
+	process, err := e.running(ctx, uid)
 	if err != nil {
+		return nil, err
+	}
+	return process.Console(), nil
+}
+
+// Screen connects to the VNC server of a running instance. Class NotReady where
+// there is none.
+func (e *Engine) Screen(ctx context.Context, uid string) (net.Conn, error) {
+	process, err := e.running(ctx, uid)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := process.Screen(ctx)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.NotReady, "VirtualMachineWithoutScreen", "the VM's screen can't be reached: one that was started by an older version has none until it restarts")
+	}
+	return conn, nil
+}
+
+func (e *Engine) running(ctx context.Context, uid string) (*qemu.Process, error) {
+	process, err := e.qemu.Find(ctx, uid)
+	if err != nil && !errors.Is(err, qemu.ErrNotFound) {
 		return nil, unresponsive(err)
 	}
-	select {
-	case <-process.Gone():
-		return nil, fault.New(fault.NotReady, "VirtualMachineNotRunning", "the VM does not run: there is no console")
-	default:
-		return process.Console(), nil
+	if err == nil {
+		select {
+		case <-process.Gone():
+		default:
+			return process, nil
+		}
 	}
+	return nil, fault.New(fault.NotReady, "VirtualMachineNotRunning", "the VM does not run")
 }
 
 const (

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"orlop.dev/services/vm/internal/console"
 	"orlop.dev/services/vm/internal/guestagent"
@@ -23,6 +24,12 @@ func (p *Process) Subscribe() (<-chan Event, func()) { return p.subscribers.add(
 
 // Console is the guest's serial line, shared.
 func (p *Process) Console() *console.Console { return p.console }
+
+// Screen connects to the VNC server of the guest's screen. All connections show
+// the same. One who hangs up disturbs nobody.
+func (p *Process) Screen(ctx context.Context) (net.Conn, error) {
+	return p.folder.dial(ctx, screenSocket)
+}
 
 // Agent asks the guest agent. AgentOpen tells first whether there is one,
 // without writing anything to a guest that has none.

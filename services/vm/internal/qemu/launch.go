@@ -66,7 +66,7 @@ func (e *Engine) launch(f folder, lock *os.File, m Machine, chains Chains) (<-ch
 // holds the lock, so there is no such process any more.
 func (f folder) clear() error {
 	var failed error
-	for _, name := range []string{qmpSocket, agentSocket, serialSocket, endingFile, startedFile} {
+	for _, name := range []string{qmpSocket, agentSocket, serialSocket, screenSocket, endingFile, startedFile} {
 		failed = errors.Join(failed, f.remove(name))
 	}
 	return failed
