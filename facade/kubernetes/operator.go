@@ -20,6 +20,7 @@ import (
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -59,7 +60,7 @@ const (
 // Options say where the API server and the services are.
 type Options struct {
 	// REST reaches the API server, as a user that may do everything with the
-	// kinds, roles, webhooks, events, nodes and storage classes.
+	// kinds, roles, webhooks, events, nodes, pods and storage classes.
 	REST *rest.Config
 	// User is REST's user name: the webhook is not asked about its writes.
 	User string
@@ -75,7 +76,7 @@ type Options struct {
 	// WebhookSecret is a part of the webhook's path that only the API server is
 	// told; a random one where it is empty. Replicas share one.
 	WebhookSecret string
-	// Publish makes Node and StorageClass objects, which no cluster has made.
+	// Publish makes Node, StorageClass and Pod objects, which no cluster has made.
 	Publish bool
 	// LeaderElection, by a Lease in this namespace; none where it is empty.
 	LeaderElection string
@@ -197,6 +198,9 @@ func (o *Operator) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := addPods(m); err != nil {
+			return err
+		}
 		group.Go(func() error { return native.Run(ctx, o.opts.Logger, publishers...) })
 	}
 	group.Go(func() error { return m.Start(ctx) })
@@ -237,21 +241,38 @@ func (o *Operator) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (o *Operator) addController(m manager.Manager, k *kind.Kind) error {
 	cr := new(unstructured.Unstructured)
 	cr.SetGroupVersionKind(gvkOf(k))
-	skipNames := true // one process may run several operators, in tests
 	return ctrl.NewControllerManagedBy(m).
 		Named(k.Plural).
 		For(cr).
 		WatchesRawSource(o.feeds[gvkOf(k)]).
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: workers, SkipNameValidation: &skipNames,
-			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryMin, retryMax),
-		}).
+		WithOptions(controllerOptions()).
 		Complete(twin.New(twin.Options{
 			Kind: k, Kube: m.GetClient(), Mirrors: o.mirrors,
 			//nolint:staticcheck // The newer events API has no place for an event without an action.
 			Events: m.GetEventRecorderFor("orlop"),
 			Logger: o.opts.Logger,
 		}))
+}
+
+func controllerOptions() controller.Options {
+	skipNames := true // one process may run several operators, in tests
+	return controller.Options{
+		MaxConcurrentReconciles: workers, SkipNameValidation: &skipNames,
+		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryMin, retryMax),
+	}
+}
+
+// addPods publishes the Pods of VMs as the VMs change.
+func addPods(m manager.Manager) error {
+	gvk := gvkOf(kind.Must(&vmv1.VirtualMachine{}))
+	cr := new(unstructured.Unstructured)
+	cr.SetGroupVersionKind(gvk)
+	return ctrl.NewControllerManagedBy(m).
+		Named("pods").
+		For(cr).
+		Owns(&corev1.Pod{}).
+		WithOptions(controllerOptions()).
+		Complete(native.Pods{Kube: m.GetClient(), Machine: gvk})
 }
 
 func (o *Operator) publishers(c client.Client) ([]native.Publisher, error) {

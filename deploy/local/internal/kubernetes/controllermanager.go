@@ -15,6 +15,7 @@ var controllers = []string{
 	"serviceaccount-token-controller",          // tokens in Secrets
 	"root-ca-certificate-publisher-controller", // pods and tools find the API's CA
 	"resourcequota-controller",                 // quotas count
+	"endpointslice-controller",                 // Services lead to the Pods of VMs
 	"clusterrole-aggregation-controller",       // admin, edit and view take in the roles for custom resources
 }
 

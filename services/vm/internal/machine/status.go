@@ -28,6 +28,7 @@ func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.Virtu
 		BlockDeviceRefs:             deviceStatuses(vm, o),
 		Resources:                   resources(vm.GetSpec()),
 		Stats:                       r.stats(vm, o, phase),
+		VirtualMachinePods:          pods(vm, o),
 		Conditions:                  r.conditions(vm, o, phase),
 		ObservedGeneration:          vm.GetMetadata().GetGeneration(),
 	}
