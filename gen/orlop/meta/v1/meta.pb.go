@@ -408,7 +408,10 @@ type Holder struct {
 	// can't be deleted; false while it only refers to it (a stopped VM).
 	Active bool `protobuf:"varint,5,opt,name=active,proto3" json:"active,omitempty"`
 	// Node on which the holder uses the object; empty where that says nothing.
-	Node          string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
+	// Node to which the holder moves while it uses the object; empty where it
+	// stays.
+	TargetNode    string `protobuf:"bytes,7,opt,name=target_node,json=targetNode,proto3" json:"target_node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -481,6 +484,13 @@ func (x *Holder) GetActive() bool {
 func (x *Holder) GetNode() string {
 	if x != nil {
 		return x.Node
+	}
+	return ""
+}
+
+func (x *Holder) GetTargetNode() string {
+	if x != nil {
+		return x.TargetNode
 	}
 	return ""
 }
@@ -1263,14 +1273,16 @@ const file_orlop_meta_v1_meta_proto_rawDesc = "" +
 	"controller\x88\x01\x01\x125\n" +
 	"\x14block_owner_deletion\x18\x06 \x01(\bH\x01R\x12blockOwnerDeletion\x88\x01\x01B\r\n" +
 	"\v_controllerB\x17\n" +
-	"\x15_block_owner_deletion\"\x8c\x01\n" +
+	"\x15_block_owner_deletion\"\xad\x01\n" +
 	"\x06Holder\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\tR\x03uid\x12\x16\n" +
 	"\x06active\x18\x05 \x01(\bR\x06active\x12\x12\n" +
-	"\x04node\x18\x06 \x01(\tR\x04node\"\xd7\x02\n" +
+	"\x04node\x18\x06 \x01(\tR\x04node\x12\x1f\n" +
+	"\vtarget_node\x18\a \x01(\tR\n" +
+	"targetNode\"\xd7\x02\n" +
 	"\tCondition\x12\x1f\n" +
 	"\x04type\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xbc\x02R\x04type\x12D\n" +
 	"\x06status\x18\x02 \x01(\x0e2$.orlop.meta.v1.ConditionStatus.ValueB\x06\xbaH\x03\xc8\x01\x01R\x06status\x12/\n" +

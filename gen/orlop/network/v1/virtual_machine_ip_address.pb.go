@@ -814,6 +814,8 @@ func (*PortMode) Descriptor() ([]byte, []int) {
 }
 
 // Port is a guest's place on the network.
+//
+// A holder that moves to another node has a tap there too; it is told that one.
 type Port struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Mode  PortMode_Value         `protobuf:"varint,1,opt,name=mode,proto3,enum=orlop.network.v1.PortMode_Value" json:"mode,omitempty"`

@@ -16,14 +16,15 @@ import (
 
 // An Attachment is the wish that one guest is on the network, with one address.
 type Attachment struct {
-	ID       string // the guest's, unique on this machine: 1 to 128 printable ASCII characters without spaces
+	ID       string // the guest's, unique on this machine: 1 to 64 printable ASCII characters without spaces
+	Node     string // where the guest is, as it moves from node to node; it has a tap on each. May be empty
 	MAC      net.HardwareAddr
 	Address  netip.Addr // of the pool; DHCP tells an IPv4 one, while the guest has to be given an IPv6 one by other means
 	Hostname string     // told by DHCP if not empty; up to 63 letters, digits, dots and dashes
 }
 
 var (
-	identifier = regexp.MustCompile(`^[!-~]{1,128}$`)
+	identifier = regexp.MustCompile(`^[!-~]{1,64}$`)
 	hostname   = regexp.MustCompile(`^[A-Za-z0-9.-]{0,63}$`)
 	deviceName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 )
@@ -32,7 +33,9 @@ var (
 func (a Attachment) Validate() error {
 	switch {
 	case !identifier.MatchString(a.ID):
-		return &OptionError{Option: "ID", Rule: "must be 1 to 128 printable ASCII characters without spaces"}
+		return &OptionError{Option: "ID", Rule: "must be 1 to 64 printable ASCII characters without spaces"}
+	case !hostname.MatchString(a.Node):
+		return &OptionError{Option: "node", Rule: "must be up to 63 letters, digits, dots and dashes"}
 	case len(a.MAC) != 6 || a.MAC[0]&1 != 0:
 		return &OptionError{Option: "MAC", Rule: "must be the address of one Ethernet card"}
 	case !a.Address.IsValid():
@@ -65,7 +68,7 @@ func MAC(id string) net.HardwareAddr {
 	return mac
 }
 
-// Attach puts a guest on the network and says how it is plugged in. It is idempotent, and never makes anew a tap that is
+// Attach puts a guest on the network of a node and says how it is plugged in. It is idempotent, and never makes anew a tap that is
 // there, as QEMU may hold it; for a known ID with another MAC, address or hostname it changes what DHCP answers.
 //
 // Errors: *OptionError, *address.MisfitError, *ConflictError (another guest has the address or the MAC), *ForeignError,
@@ -106,7 +109,7 @@ func (f *Fabric) plug(bridge netlink.Link, wanted Attachment) error {
 	if err := f.ensureTap(bridge, wanted); err != nil {
 		return err
 	}
-	former, known := f.register.get(wanted.ID)
+	former, known := f.register.get(wanted.place())
 	f.register.put(wanted)
 	if known && former.Address != wanted.Address {
 		if err := forget(bridge, former.Address); err != nil {
@@ -116,32 +119,50 @@ func (f *Fabric) plug(bridge netlink.Link, wanted Attachment) error {
 	return introduce(bridge, wanted)
 }
 
-// Detach takes a guest off the network and removes its tap. Who calls it has stopped the guest, or means to cut it off.
+// Detach takes a guest off the network and removes its taps. Who calls it has stopped the guest, or means to cut it off.
 // It is idempotent.
 func (f *Fabric) Detach(ctx context.Context, id string) error {
 	f.change.Lock()
 	defer f.change.Unlock()
+	for _, at := range append(f.register.places(id), place{id: id}) {
+		if err := f.unplug(ctx, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Leave removes a guest's tap on one node, which it has left. It is idempotent.
+func (f *Fabric) Leave(ctx context.Context, id, node string) error {
+	f.change.Lock()
+	defer f.change.Unlock()
+	return f.unplug(ctx, place{id, node})
+}
+
+// unplug removes one tap. The host forgets the guest's address with its last.
+func (f *Fabric) unplug(ctx context.Context, at place) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if !f.space.Exists() {
-		f.register.remove(id)
+		f.register.remove(at)
 		return nil
 	}
 	err := f.space.Do(func() error {
-		if former, known := f.register.get(id); known {
+		former, known := f.register.get(at)
+		if known && len(f.register.places(at.id)) == 1 {
 			if bridge, err := f.findBridge(); err == nil {
 				if err := forget(bridge, former.Address); err != nil {
 					return err
 				}
 			}
 		}
-		return f.removeTap(id)
+		return f.removeTap(at)
 	})
 	if err != nil {
-		return fmt.Errorf("detach %s: %w", id, err)
+		return fmt.Errorf("detach %s: %w", at.id, err)
 	}
-	f.register.remove(id)
+	f.register.remove(at)
 	return nil
 }
 
@@ -155,7 +176,7 @@ func (f *Fabric) port(a Attachment) Port {
 	port.Mode = Tap
 	port.MTU = f.options.MTU
 	port.DNS = slices.Clone(f.options.DNS)
-	port.Tap = f.tapName(a.ID)
+	port.Tap = f.tapName(a.place())
 	port.Namespace = f.space.Path()
 	return port
 }

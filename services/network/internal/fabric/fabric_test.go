@@ -281,7 +281,7 @@ func TestMACIsStableLocalAndUnicast(t *testing.T) {
 
 func TestNoteGoesBothWaysAndFitsTheKernel(t *testing.T) {
 	longest := Attachment{
-		ID: strings.Repeat("i", 128), MAC: MAC("x"), Hostname: strings.Repeat("h", 63),
+		ID: strings.Repeat("i", 64), MAC: MAC("x"), Hostname: strings.Repeat("h", 63), Node: strings.Repeat("n", 63),
 		Address: netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7777"),
 	}
 	for _, a := range []Attachment{longest, attachment("web", "10.66.10.14"), {ID: "web", MAC: MAC("x"), Address: netip.MustParseAddr("10.66.10.1")}} {

@@ -19,10 +19,10 @@ const (
 	noHostname    = "-"
 )
 
-// tapName is a device name that only this ID has, in this network: "orl" and 48 bits of a hash. The bridge is hashed
-// too, so that two networks on the host don't take each other's taps.
-func (f *Fabric) tapName(id string) string {
-	hash := sha256.Sum256([]byte("tap " + f.options.Bridge + " " + id))
+// tapName is a device name that only this ID has on this node, in this network: "orl" and 48 bits of a hash. The bridge
+// is hashed too, so that two networks on the host don't take each other's taps.
+func (f *Fabric) tapName(at place) string {
+	hash := sha256.Sum256([]byte(strings.TrimSpace("tap " + f.options.Bridge + " " + at.id + " " + at.node)))
 	return fmt.Sprintf("orl%x", hash[:6])
 }
 
@@ -32,13 +32,17 @@ func (a Attachment) note() string {
 	if name == "" {
 		name = noHostname
 	}
-	return fmt.Sprintf("%s %s %x %s %s", noteVersion, a.ID, []byte(a.MAC), a.Address, name)
+	return strings.TrimSpace(fmt.Sprintf("%s %s %x %s %s %s", noteVersion, a.ID, []byte(a.MAC), a.Address, name, a.Node))
 }
 
 func parseNote(note string) (Attachment, bool) {
 	words := strings.Fields(note)
-	if len(words) != 5 || words[0] != noteVersion {
+	if len(words) < 5 || len(words) > 6 || words[0] != noteVersion {
 		return Attachment{}, false
+	}
+	node := ""
+	if len(words) == 6 {
+		node = words[5]
 	}
 	var mac []byte
 	if _, err := fmt.Sscanf(words[2], "%x", &mac); err != nil {
@@ -48,7 +52,7 @@ func parseNote(note string) (Attachment, bool) {
 	if err != nil {
 		return Attachment{}, false
 	}
-	a := Attachment{ID: words[1], MAC: net.HardwareAddr(mac), Address: address, Hostname: words[4]}
+	a := Attachment{ID: words[1], Node: node, MAC: net.HardwareAddr(mac), Address: address, Hostname: words[4]}
 	if a.Hostname == noHostname {
 		a.Hostname = ""
 	}
@@ -57,7 +61,7 @@ func parseNote(note string) (Attachment, bool) {
 
 // ensureTap makes the tap of an attachment, or corrects the one that is there without interrupting who holds it.
 func (f *Fabric) ensureTap(bridge netlink.Link, a Attachment) error {
-	name := f.tapName(a.ID)
+	name := f.tapName(a.place())
 	tap, err := netlink.LinkByName(name)
 	if isMissing(err) {
 		if err := makeTap(name, a.note()); err != nil {
@@ -140,12 +144,12 @@ func (f *Fabric) attachmentOf(link netlink.Link) (Attachment, bool) {
 		return Attachment{}, false
 	}
 	a, valid := parseNote(link.Attrs().Alias)
-	return a, valid && f.tapName(a.ID) == link.Attrs().Name
+	return a, valid && f.tapName(a.place()) == link.Attrs().Name
 }
 
-// removeTap removes the tap of an ID, if there is one.
-func (f *Fabric) removeTap(id string) error {
-	name := f.tapName(id)
+// removeTap removes the tap of a place, if there is one.
+func (f *Fabric) removeTap(at place) error {
+	name := f.tapName(at)
 	tap, err := netlink.LinkByName(name)
 	if isMissing(err) {
 		return nil
@@ -174,7 +178,7 @@ func (f *Fabric) ensurePorts(bridge netlink.Link) error {
 	}
 	for _, link := range links {
 		a, ours := f.attachmentOf(link)
-		if _, known := f.register.get(a.ID); ours && !known {
+		if _, known := f.register.get(a.place()); ours && !known {
 			f.register.put(a)
 		}
 	}

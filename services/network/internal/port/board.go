@@ -9,6 +9,7 @@ import (
 	"errors"
 	"net/netip"
 	"regexp"
+	"slices"
 	"sync"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
@@ -30,7 +31,9 @@ const (
 type Network interface {
 	Ensure(ctx context.Context) error
 	Attach(ctx context.Context, wanted fabric.Attachment) (fabric.Port, error)
+	// Detach ends all of a guest's ports, Leave the one that it has on a node.
 	Detach(ctx context.Context, id string) error
+	Leave(ctx context.Context, id, node string) error
 	List() []fabric.Attachment
 }
 
@@ -53,8 +56,10 @@ type Board struct {
 
 var hostname = regexp.MustCompile(`^[A-Za-z0-9.-]{1,63}$`)
 
-// Plug makes the port of a holder that runs, and describes that of one that
-// doesn't: if it did before, its port goes. Idempotent.
+// Plug makes the port of a holder that runs, on its node, and describes that of
+// one that doesn't: if it did before, its port goes. One that moves has a port on
+// its target too, which is described then; that of a node that it left goes.
+// Idempotent.
 func (b *Board) Plug(ctx context.Context, key resource.Key, holderUID string) (*networkv1.Port, error) {
 	b.change.Lock()
 	defer b.change.Unlock()
@@ -71,11 +76,7 @@ func (b *Board) Plug(ctx context.Context, key resource.Key, holderUID string) (*
 		return nil, err
 	}
 	if holder.GetActive() {
-		made, err := b.Network.Attach(ctx, wanted)
-		if err != nil {
-			return nil, classify(err)
-		}
-		return describe(made), nil
+		return b.plugActive(ctx, wanted, holder)
 	}
 	if err := b.Network.Detach(ctx, wanted.ID); err != nil {
 		return nil, classify(err)
@@ -86,7 +87,42 @@ func (b *Board) Plug(ctx context.Context, key resource.Key, holderUID string) (*
 	return describe(planned), nil
 }
 
-// Settle takes the port away of an address that nobody runs with. Idempotent.
+func (b *Board) plugActive(ctx context.Context, wanted fabric.Attachment, holder *metav1.Holder) (*networkv1.Port, error) {
+	var made fabric.Port
+	for _, node := range nodesOf(holder) {
+		wanted.Node = node
+		var err error
+		if made, err = b.Network.Attach(ctx, wanted); err != nil {
+			return nil, classify(err)
+		}
+	}
+	return describe(made), b.leaveOthers(ctx, wanted.ID, holder)
+}
+
+// nodesOf are where a holder is plugged in, its target last.
+func nodesOf(holder *metav1.Holder) []string {
+	if target := holder.GetTargetNode(); target != "" {
+		return []string{holder.GetNode(), target}
+	}
+	return []string{holder.GetNode()}
+}
+
+// leaveOthers takes the ports away on nodes where the holder is no more. One
+// without a node is everywhere.
+func (b *Board) leaveOthers(ctx context.Context, id string, holder *metav1.Holder) error {
+	for _, plugged := range b.Network.List() {
+		if plugged.ID != id || plugged.Node == "" || slices.Contains(nodesOf(holder), plugged.Node) {
+			continue
+		}
+		if err := b.Network.Leave(ctx, id, plugged.Node); err != nil {
+			return classify(err)
+		}
+	}
+	return nil
+}
+
+// Settle takes the ports away of an address that nobody runs with, or that are
+// not where its holder runs. Idempotent.
 func (b *Board) Settle(ctx context.Context, key resource.Key, uid string) error {
 	b.change.Lock()
 	defer b.change.Unlock()
@@ -95,6 +131,11 @@ func (b *Board) Settle(ctx context.Context, key resource.Key, uid string) error 
 	case err != nil && !fault.Is(err, fault.NotFound):
 		return err
 	case err == nil && ip.GetMetadata().GetUid() == uid && resource.Held(ip):
+		for _, holder := range ip.GetMetadata().GetHolders() {
+			if holder.GetActive() {
+				return b.leaveOthers(ctx, uid, holder)
+			}
+		}
 		return nil
 	}
 	return classify(b.Network.Detach(ctx, uid))

@@ -95,6 +95,7 @@ func (n *Network) Attach(ctx context.Context, wanted fabric.Attachment) (fabric.
 			return fabric.Port{}, err
 		}
 	}
+	wanted.Node = ""
 	attached := guest{Attachment: wanted, forwards: n.guests[wanted.ID].forwards}
 	if len(attached.forwards) == 0 {
 		forwards, err := n.forward(ctx)
@@ -128,6 +129,9 @@ func (n *Network) Detach(_ context.Context, id string) error {
 	}
 	return n.remember(id, nil)
 }
+
+// Leave does nothing: a guest has the same ports on every node.
+func (n *Network) Leave(context.Context, string, string) error { return nil }
 
 // List returns the attachments by ID.
 func (n *Network) List() []fabric.Attachment {
