@@ -14,6 +14,8 @@ const (
 	agentSocket  = "agent.sock"
 	serialSocket = "serial.sock"
 	screenSocket = "vnc.sock"
+	// incomingSocket is where the target of a migration takes the machine from.
+	incomingSocket = "incoming.sock"
 )
 
 // seedID is the device ID of the seed's CD-ROM.

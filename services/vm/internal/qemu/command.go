@@ -28,7 +28,7 @@ func (p *Process) Console() *console.Console { return p.console }
 // Screen connects to the VNC server of the guest's screen. All connections show
 // the same. One who hangs up disturbs nobody.
 func (p *Process) Screen(ctx context.Context) (net.Conn, error) {
-	return p.folder.dial(ctx, screenSocket)
+	return p.folder().dial(ctx, screenSocket)
 }
 
 // Agent asks the guest agent. AgentOpen tells first whether there is one,
@@ -82,7 +82,7 @@ func (p *Process) Ending() (Ending, error) {
 	if !p.isGone() {
 		return "", fmt.Errorf("%s: %w", p.machine.ID, ErrRunning)
 	}
-	return p.folder.ending()
+	return p.folder().ending()
 }
 
 // AgentOpen tells whether a guest agent has its port open (QMP query-chardev).
@@ -148,20 +148,20 @@ func (p *Process) letGo(ctx context.Context) error {
 		return err
 	}
 	if state != StateStarting {
-		return p.folder.mark(startedFile)
+		return p.folder().mark(startedFile)
 	}
 	// From the first byte on the guest's words are kept.
 	select {
 	case <-p.console.Connected():
 	case <-p.gone:
-		return &StartError{Stderr: p.folder.lastWords(), Err: ErrGone}
+		return &StartError{Stderr: p.folder().lastWords(), Err: ErrGone}
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	if err := p.Resume(ctx); err != nil {
 		return err
 	}
-	return p.folder.mark(startedFile)
+	return p.folder().mark(startedFile)
 }
 
 // Kill ends the process without asking the guest, and returns when it is gone.
@@ -178,13 +178,13 @@ func (p *Process) Kill(ctx context.Context) error {
 	if state == StateGone {
 		return nil
 	}
-	if err := p.folder.recordEnding(state); err != nil {
+	if err := p.folder().recordEnding(state); err != nil {
 		return err
 	}
 	if p.execute(polite, "quit", nil) == nil && p.awaitGone(polite) == nil {
 		return nil
 	}
-	if err := p.folder.killAndWait(ctx, p.machine.ID); err != nil {
+	if err := p.folder().killAndWait(ctx, p.machine.ID); err != nil {
 		return err
 	}
 	return p.awaitGone(ctx)

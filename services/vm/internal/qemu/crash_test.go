@@ -93,7 +93,7 @@ func (c *crashed) launched() folder {
 	if err != nil || lock == nil {
 		c.t.Fatalf("lock %v, %v", lock, err)
 	}
-	if _, err := c.launch(f, lock, c.machine, Chains{}); err != nil {
+	if _, err := c.launch(f, lock, record{Machine: c.machine}, Chains{}); err != nil {
 		c.t.Fatal(err)
 	}
 	return f

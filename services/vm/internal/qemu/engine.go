@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -67,7 +66,9 @@ type Engine struct {
 
 	mu        sync.Mutex
 	closed    bool
-	processes map[string]*Process
+	processes map[string]*Process // by the names of their run folders
+
+	moves moves
 }
 
 // New opens the folder, which no other engine may have open: ErrInUse. QEMU
@@ -124,6 +125,7 @@ func (e *Engine) Host() Host { return e.host }
 // Close lets go of every process and leaves it running. It returns when no
 // goroutine of the engine is left but those that wait for QEMU itself to end.
 func (e *Engine) Close() {
+	e.moves.close()
 	e.mu.Lock()
 	e.closed = true
 	processes := e.processes
@@ -149,16 +151,23 @@ func (e *Engine) Find(ctx context.Context, id string) (*Process, error) {
 }
 
 func (e *Engine) find(ctx context.Context, id string) (*Process, error) {
+	if !idPattern.MatchString(id) {
+		return nil, fmt.Errorf("%w: %q", ErrNotFound, id)
+	}
+	if err := e.settle(ctx, id); err != nil {
+		return nil, err
+	}
+	return e.findIn(ctx, e.folderOf(id))
+}
+
+// findIn finds the process of a run folder.
+func (e *Engine) findIn(ctx context.Context, f folder) (*Process, error) {
 	e.mu.Lock()
-	p, closed := e.processes[id], e.closed
+	p, closed := e.processes[f.name()], e.closed
 	e.mu.Unlock()
 	if closed {
 		return nil, ErrClosed
 	}
-	if !idPattern.MatchString(id) {
-		return nil, fmt.Errorf("%w: %q", ErrNotFound, id)
-	}
-	f := e.folderOf(id)
 	alive, err := f.alive()
 	if err != nil {
 		return nil, err
@@ -173,7 +182,7 @@ func (e *Engine) find(ctx context.Context, id string) (*Process, error) {
 	r, err := f.record()
 	if err != nil && alive {
 		// The record is lost: nothing is known of this process but its folder.
-		return nil, fmt.Errorf("%w: %s: %v", ErrUnresponsive, id, err) //nolint:errorlint // err may be ErrNotFound, which the process is not
+		return nil, fmt.Errorf("%w: %s: %v", ErrUnresponsive, f.name(), err) //nolint:errorlint // err may be ErrNotFound, which the process is not
 	}
 	if err != nil {
 		return nil, err
@@ -185,7 +194,7 @@ func (e *Engine) find(ctx context.Context, id string) (*Process, error) {
 	defer cancel()
 	p, err = e.reach(ctx, f, r.Machine)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrUnresponsive, id, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrUnresponsive, f.name(), err)
 	}
 	return p, nil
 }
@@ -211,7 +220,8 @@ func (e *Engine) reach(ctx context.Context, f folder, m Machine) (*Process, erro
 }
 
 // Kill ends the machine's process, answering or not, without asking the guest,
-// and returns when it is gone. What isn't there is gone already. The run folder
+// and returns when it is gone; and before it the one that was to take it over.
+// What isn't there is gone already. The run folder
 // stays, so that Ending can be asked; Remove takes it away.
 func (e *Engine) Kill(ctx context.Context, id string) error {
 	done, err := e.turns.take(ctx, id)
@@ -219,7 +229,13 @@ func (e *Engine) Kill(ctx context.Context, id string) error {
 		return err
 	}
 	defer done()
-	p, err := e.find(ctx, id)
+	if !idPattern.MatchString(id) {
+		return nil
+	}
+	if err := e.discard(ctx, e.peerOf(id), id); err != nil {
+		return err
+	}
+	p, err := e.findIn(ctx, e.folderOf(id))
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil
@@ -261,8 +277,11 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 		return err
 	}
 	defer done()
+	if err := e.discard(ctx, e.peerOf(id), id); err != nil {
+		return err
+	}
 	f := e.folderOf(id)
-	if _, err := os.Stat(string(f)); errors.Is(err, fs.ErrNotExist) {
+	if !f.exists() {
 		return nil
 	}
 	lock, err := f.acquire()
@@ -273,15 +292,20 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 		return fmt.Errorf("%s: %w", id, ErrRunning)
 	}
 	defer lock.Close()
+	return e.trash(f)
+}
+
+// trash forgets a run folder without a process.
+func (e *Engine) trash(f folder) error {
 	e.mu.Lock()
-	p := e.processes[id]
-	delete(e.processes, id)
+	p := e.processes[f.name()]
+	delete(e.processes, f.name())
 	e.mu.Unlock()
 	if p != nil {
 		p.release()
 	}
 	// Renamed first: half a folder must not be taken for a machine.
-	trash := filepath.Join(e.folder, trashPrefix+id)
+	trash := filepath.Join(e.folder, trashPrefix+f.name())
 	if err := errors.Join(os.RemoveAll(trash), os.Rename(string(f), trash)); err != nil {
 		return err
 	}

@@ -39,6 +39,16 @@ type record struct {
 	Machine Machine
 	// BootID is the host's, from when the machine was started.
 	BootID string
+	// Attempt names the migration that the process was made for, as its target;
+	// empty for one that was started.
+	Attempt string `json:",omitempty"`
+}
+
+func (f folder) name() string { return filepath.Base(string(f)) }
+
+func (f folder) exists() bool {
+	_, err := os.Stat(string(f))
+	return err == nil
 }
 
 func (f folder) path(name string) string { return filepath.Join(string(f), name) }
@@ -81,7 +91,7 @@ func (f folder) record() (record, error) {
 	var r record
 	err := f.read(recordFile, &r)
 	if errors.Is(err, fs.ErrNotExist) {
-		return record{}, fmt.Errorf("%w: %s", ErrNotFound, filepath.Base(string(f)))
+		return record{}, fmt.Errorf("%w: %s", ErrNotFound, f.name())
 	}
 	return r, err
 }
@@ -141,10 +151,6 @@ func (f folder) dial(ctx context.Context, socket string) (net.Conn, error) {
 	defer unix.Close(fd)
 	var dialer net.Dialer
 	return dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", fd, socket))
-}
-
-func (f folder) dialer(socket string) func(context.Context) (net.Conn, error) {
-	return func(ctx context.Context) (net.Conn, error) { return f.dial(ctx, socket) }
 }
 
 // bootID names the host's current boot.

@@ -35,14 +35,20 @@ func (e *StartError) Unwrap() error { return e.Err }
 // launch starts the machine's process, which holds the lock from here on, and
 // gives a channel with its exit status. The process is detached (setsid):
 // no signal to the daemon's group, and no end of the daemon, reaches it.
-func (e *Engine) launch(f folder, lock *os.File, m Machine, chains Chains) (<-chan error, error) {
+func (e *Engine) launch(f folder, lock *os.File, r record, chains Chains) (<-chan error, error) {
 	defer lock.Close()
 	output, err := os.OpenFile(f.path(logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer output.Close()
-	command := append([]string{e.host.Binary}, Args(m, e.host, chains)...)
+	m := r.Machine
+	command := []string{e.host.Binary}
+	if r.Attempt != "" {
+		m = m.arriving()
+		command = append(command, "-incoming", "defer")
+	}
+	command = append(command, Args(m, e.host, chains)...)
 	if m.Network.Namespace != "" {
 		// nsenter becomes QEMU: there is no process between.
 		command = append([]string{"nsenter", "--net=" + namespacePath(m.Network.Namespace), "--"}, command...)
@@ -66,7 +72,7 @@ func (e *Engine) launch(f folder, lock *os.File, m Machine, chains Chains) (<-ch
 // holds the lock, so there is no such process any more.
 func (f folder) clear() error {
 	var failed error
-	for _, name := range []string{qmpSocket, agentSocket, serialSocket, screenSocket, endingFile, startedFile} {
+	for _, name := range []string{qmpSocket, agentSocket, serialSocket, screenSocket, incomingSocket, endingFile, startedFile, moveFile, owedFile} {
 		failed = errors.Join(failed, f.remove(name))
 	}
 	return failed

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"orlop.dev/services/vm/internal/console"
@@ -32,13 +34,15 @@ var ErrGone = errors.New("the machine's process is gone")
 // goroutines; those that take a context block until QEMU answers.
 type Process struct {
 	machine Machine
-	folder  folder
 	log     *slog.Logger
 	notify  func(Event)
 
 	console     *console.Console
 	agent       *guestagent.Client
 	subscribers subscribers
+
+	// where is its run folder, which is renamed when the machine moves.
+	where atomic.Pointer[folder]
 
 	cancel   context.CancelFunc
 	released chan struct{} // watch has ended
@@ -59,7 +63,7 @@ func (e *Engine) attach(ctx context.Context, f folder, m Machine) (*Process, err
 	p := e.process(f, m)
 	p.client = client
 	ctx, p.cancel = context.WithCancel(context.Background())
-	p.console = console.Open(f.dialer(serialSocket))
+	p.console = console.Open(p.dialer(serialSocket))
 	if !e.adopt(p) {
 		_ = client.Close()
 		_ = p.console.Close()
@@ -74,7 +78,7 @@ func (e *Engine) attach(ctx context.Context, f folder, m Machine) (*Process, err
 func (e *Engine) departed(f folder, m Machine) *Process {
 	p := e.process(f, m)
 	p.cancel = func() {}
-	p.console = console.Open(f.dialer(serialSocket))
+	p.console = console.Open(p.dialer(serialSocket))
 	_ = p.console.Close()
 	p.subscribers.close()
 	close(p.gone)
@@ -83,14 +87,22 @@ func (e *Engine) departed(f folder, m Machine) *Process {
 }
 
 func (e *Engine) process(f folder, m Machine) *Process {
-	return &Process{
-		machine: m, folder: f, notify: e.notify,
+	p := &Process{
+		machine: m, notify: e.notify,
 		log:      e.log.With("machine", m.ID, "name", m.Name),
-		agent:    guestagent.New(f.dialer(agentSocket)),
 		released: make(chan struct{}),
 		gone:     make(chan struct{}),
 		change:   make(chan struct{}),
 	}
+	p.where.Store(&f)
+	p.agent = guestagent.New(p.dialer(agentSocket))
+	return p
+}
+
+func (p *Process) folder() folder { return *p.where.Load() }
+
+func (p *Process) dialer(socket string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return p.folder().dial(ctx, socket) }
 }
 
 // adopt makes the engine remember the process, unless it is closed.
@@ -100,7 +112,7 @@ func (e *Engine) adopt(p *Process) bool {
 	if e.closed {
 		return false
 	}
-	e.processes[p.machine.ID] = p
+	e.processes[p.folder().name()] = p
 	return true
 }
 
@@ -167,14 +179,14 @@ func (p *Process) forward(ctx context.Context, client *qmp.Client) {
 // reconnect gives a new connection, or nil when the process is gone or released.
 func (p *Process) reconnect(ctx context.Context) *qmp.Client {
 	for pause := redialMin; ; pause = min(2*pause, redialMax) {
-		alive, err := p.folder.alive()
+		alive, err := p.folder().alive()
 		if err == nil && !alive {
 			close(p.gone)
 			p.emit(EventGone)
 			return nil
 		}
 		attempt, cancel := context.WithTimeout(ctx, attachTimeout)
-		client, dialErr := connect(attempt, p.folder, p.machine.ID)
+		client, dialErr := connect(attempt, p.folder(), p.machine.ID)
 		cancel()
 		if dialErr == nil {
 			p.setClient(client)
@@ -210,7 +222,7 @@ func (p *Process) setClient(client *qmp.Client) {
 // trimLog empties a log that grew too long. QEMU appends, so its next line
 // begins the file anew.
 func (p *Process) trimLog() {
-	path := p.folder.path(logFile)
+	path := p.folder().path(logFile)
 	info, err := os.Stat(path)
 	if err != nil || info.Size() <= logLimit {
 		return

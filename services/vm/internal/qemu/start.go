@@ -46,13 +46,29 @@ func (e *Engine) Start(ctx context.Context, m Machine) (*Process, error) {
 	return e.start(ctx, m)
 }
 
-// start makes a new process. The order is what makes a crash between any two
-// steps harmless: the record comes before the process, and the guest runs only
-// once the process was seen to be ours.
+// start makes a new process, and lets its guest go.
 func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
 	if m.Type == "" {
 		m.Type = e.host.MachineType
 	}
+	// What was to take the machine over has nothing to take over any more.
+	if err := e.discard(ctx, e.peerOf(m.ID), m.ID); err != nil {
+		return nil, err
+	}
+	p, err := e.spawn(ctx, e.folderOf(m.ID), m, "")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return p, p.letGo(ctx)
+}
+
+// spawn makes a new process, as the target of a migration if one is named. The
+// order is what makes a crash between any two steps harmless: the record comes
+// before the process, and the guest runs only once the process was seen to be
+// ours.
+func (e *Engine) spawn(ctx context.Context, f folder, m Machine, attempt string) (*Process, error) {
 	chains, err := e.resolve(m)
 	if err != nil {
 		return nil, err
@@ -61,7 +77,6 @@ func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := e.folderOf(m.ID)
 	if err := os.MkdirAll(string(f), 0o700); err != nil {
 		return nil, err
 	}
@@ -70,17 +85,18 @@ func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
 		return nil, err
 	}
 	if lock == nil {
-		return nil, fmt.Errorf("%s: %w", m.ID, ErrRunning)
+		return nil, fmt.Errorf("%s: %w", f.name(), ErrRunning)
 	}
 	// Cleared first: what tells that an earlier guest ran must not speak for this
 	// one.
 	if err := f.clear(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	if err := f.write(recordFile, record{Machine: m, BootID: boot}); err != nil {
+	r := record{Machine: m, BootID: boot, Attempt: attempt}
+	if err := f.write(recordFile, r); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	exited, err := e.launch(f, lock, m, chains)
+	exited, err := e.launch(f, lock, r, chains)
 	if err != nil {
 		return nil, &StartError{Err: err}
 	}
@@ -93,7 +109,7 @@ func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
 		defer cancel()
 		return nil, errors.Join(err, f.killAndWait(cleanup, m.ID))
 	}
-	return p, p.letGo(ctx)
+	return p, nil
 }
 
 func (e *Engine) resolve(m Machine) (Chains, error) {

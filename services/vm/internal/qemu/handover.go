@@ -1,0 +1,307 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// moveTick is how often a migration is looked at that says nothing by itself.
+const moveTick = time.Second
+
+// settle does what is due for a machine in the middle of a migration.
+func (e *Engine) settle(ctx context.Context, id string) error {
+	main := e.folderOf(id)
+	if main.has(owedFile) {
+		return e.finish(ctx, id, nil)
+	}
+	if !e.peerOf(id).exists() {
+		return nil
+	}
+	m, err := main.move()
+	if err != nil || m.Attempt == "" || m.Failed != "" || m.Moved != nil {
+		return err
+	}
+	_, err = e.advance(ctx, id, m.Attempt)
+	return err
+}
+
+// advance decides by what both processes say.
+func (e *Engine) advance(ctx context.Context, id, attempt string) (Transfer, error) {
+	main := e.folderOf(id)
+	if main.has(owedFile) {
+		if err := e.finish(ctx, id, nil); err != nil {
+			return Transfer{}, err
+		}
+	}
+	m, err := main.move()
+	if err != nil {
+		return Transfer{}, err
+	}
+	if over, is := e.outcome(main, m, attempt); is {
+		return over, nil
+	}
+	source, err := e.findIn(ctx, main)
+	if errors.Is(err, ErrNotFound) {
+		return Transfer{State: TransferNone}, nil
+	}
+	if err != nil {
+		return Transfer{}, err
+	}
+	info, err := source.sending(ctx)
+	if err != nil && !errors.Is(err, ErrGone) {
+		return Transfer{}, err
+	}
+	begun := m.Attempt == attempt
+	switch {
+	case errors.Is(err, ErrGone) && !begun:
+		return Transfer{State: TransferNone}, nil
+	case errors.Is(err, ErrGone):
+		return e.handOver(ctx, id, attempt, migrateInfo{ErrorDesc: "the process that was to be moved ended"})
+	case !begun || info.idle():
+		return e.waiting(ctx, id, attempt)
+	case info.Status == "completed":
+		return e.handOver(ctx, id, attempt, info)
+	case info.failed():
+		message := info.ErrorDesc
+		if message == "" {
+			message = "it was " + info.Status
+		}
+		return Transfer{State: TransferFailed, Failure: message}, e.fail(ctx, id, attempt, message)
+	}
+	e.moves.watch(e, id, attempt, source)
+	return info.transfer(), nil
+}
+
+// outcome is how an attempt ended, if it did.
+func (e *Engine) outcome(main folder, m move, attempt string) (Transfer, bool) {
+	if r, err := main.record(); err == nil && r.Attempt == attempt {
+		t := Transfer{State: TransferMoved}
+		if m.Moved != nil {
+			t.Elapsed = time.Duration(m.Moved.ElapsedMillis) * time.Millisecond
+			t.Downtime = time.Duration(m.Moved.DowntimeMillis) * time.Millisecond
+		}
+		return t, true
+	}
+	if m.Attempt == attempt && m.Failed != "" {
+		return Transfer{State: TransferFailed, Failure: m.Failed}, true
+	}
+	return Transfer{}, false
+}
+
+func (e *Engine) waiting(ctx context.Context, id, attempt string) (Transfer, error) {
+	target, err := e.target(ctx, id, attempt)
+	if err != nil || target == nil {
+		return Transfer{State: TransferNone}, err
+	}
+	return Transfer{State: TransferWaiting}, nil
+}
+
+// handOver makes a target that has everything the machine; one that is lost
+// fails the migration. The source has stopped, or is gone.
+func (e *Engine) handOver(ctx context.Context, id, attempt string, source migrateInfo) (Transfer, error) {
+	target, err := e.target(ctx, id, attempt)
+	if err != nil {
+		return Transfer{}, err
+	}
+	message := "the target ended: " + e.peerOf(id).lastWords()
+	if target != nil {
+		info, err := target.sending(ctx)
+		switch {
+		case err != nil && !errors.Is(err, ErrGone):
+			return Transfer{}, err
+		case err == nil && info.Status == "completed":
+			return e.exchange(ctx, id, attempt, source)
+		case err == nil && source.Status == "completed" && !info.failed():
+			return Transfer{State: TransferSwitching}, nil
+		}
+	}
+	if source.ErrorDesc != "" {
+		message = source.ErrorDesc
+	}
+	return Transfer{State: TransferFailed, Failure: message}, e.fail(ctx, id, attempt, message)
+}
+
+// exchange makes the target the machine, then lets it go. It needs no fsync: a
+// host that goes down takes both processes with it.
+func (e *Engine) exchange(ctx context.Context, id, attempt string, source migrateInfo) (Transfer, error) {
+	// From here on there is no waiting for a caller who left.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	main, peer := e.folderOf(id), e.peerOf(id)
+	if err := errors.Join(peer.mark(startedFile), peer.mark(owedFile)); err != nil {
+		return Transfer{}, err
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, string(main), unix.AT_FDCWD, string(peer), unix.RENAME_EXCHANGE); err != nil {
+		err = &os.LinkError{Op: "exchange", Old: string(main), New: string(peer), Err: err}
+		return Transfer{State: TransferFailed, Failure: err.Error()}, errors.Join(err, e.fail(ctx, id, attempt, err.Error()))
+	}
+	e.mu.Lock()
+	old, taken := e.processes[main.name()], e.processes[peer.name()]
+	e.processes[main.name()], e.processes[peer.name()] = taken, old
+	for f, p := range map[folder]*Process{main: taken, peer: old} {
+		if p != nil {
+			p.where.Store(&f)
+		}
+	}
+	e.mu.Unlock()
+	if err := e.finish(ctx, id, &source); err != nil {
+		return Transfer{}, err
+	}
+	return Transfer{State: TransferMoved, Elapsed: source.elapsed(), Downtime: source.downtime()}, nil
+}
+
+// finish does what follows the exchange; it may be repeated.
+func (e *Engine) finish(ctx context.Context, id string, source *migrateInfo) error {
+	main, peer := e.folderOf(id), e.peerOf(id)
+	p, err := e.findIn(ctx, main)
+	if err != nil {
+		return err
+	}
+	if !p.isGone() {
+		if err := p.wake(ctx); err != nil && !errors.Is(err, ErrGone) {
+			return err
+		}
+	}
+	if err := e.discard(ctx, peer, id); err != nil {
+		return err
+	}
+	if !p.isGone() {
+		p.forwardPorts(ctx)
+	}
+	r, err := main.record()
+	if err != nil {
+		return err
+	}
+	if source != nil {
+		took := moved{ElapsedMillis: source.TotalTime, DowntimeMillis: source.Downtime}
+		if err := main.write(moveFile, move{Attempt: r.Attempt, Moved: &took}); err != nil {
+			return err
+		}
+	}
+	return main.remove(owedFile)
+}
+
+// fail ends the target first, then lets the guest go where it was, then writes
+// down how it was.
+func (e *Engine) fail(ctx context.Context, id, attempt, message string) error {
+	main := e.folderOf(id)
+	if err := e.discard(ctx, e.peerOf(id), id); err != nil {
+		return err
+	}
+	m, err := main.move()
+	if err != nil {
+		return err
+	}
+	source, err := e.findIn(ctx, main)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if m.Attempt == attempt && !source.isGone() {
+		if err := source.wake(ctx); err != nil && !errors.Is(err, ErrGone) {
+			return err
+		}
+	}
+	return main.write(moveFile, move{Attempt: attempt, Failed: message})
+}
+
+// discard ends a process that is not, or no longer, the machine, and removes
+// what it has.
+func (e *Engine) discard(ctx context.Context, f folder, id string) error {
+	if !f.exists() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	if err := f.killAndWait(ctx, id); err != nil {
+		return fmt.Errorf("end %s: %w", f.name(), err)
+	}
+	return e.trash(f)
+}
+
+// moves are the migrations that are watched, each by a goroutine until it is
+// over or the engine closes: the guest stands still until the target is let go.
+type moves struct {
+	mu      sync.Mutex
+	stop    chan struct{}
+	closed  bool
+	watched map[string]bool
+	group   sync.WaitGroup
+}
+
+// watch is idempotent.
+func (m *moves) watch(e *Engine, id, attempt string, source *Process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || m.watched[id] {
+		return
+	}
+	if m.watched == nil {
+		m.watched, m.stop = map[string]bool{}, make(chan struct{})
+	}
+	m.watched[id] = true
+	events, cancel := source.Subscribe()
+	m.group.Go(func() {
+		defer cancel()
+		m.follow(e, id, attempt, events)
+		m.mu.Lock()
+		delete(m.watched, id)
+		m.mu.Unlock()
+		e.notify(Event{Machine: id, Name: EventMigration, Time: time.Now().UTC()})
+	})
+}
+
+func (m *moves) follow(e *Engine, id, attempt string, events <-chan Event) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-m.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	tick := time.NewTimer(moveTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case event, open := <-events:
+			if open && event.Name != EventMigration {
+				continue
+			}
+			if !open {
+				events = nil
+			}
+		}
+		t, err := e.Transfer(ctx, id, attempt)
+		switch {
+		case err == nil && t.State == TransferSwitching:
+			tick.Reset(poll)
+		case err == nil && t.State != TransferRunning:
+			return
+		default:
+			tick.Reset(moveTick)
+		}
+	}
+}
+
+func (m *moves) close() {
+	m.mu.Lock()
+	if !m.closed && m.stop != nil {
+		close(m.stop)
+	}
+	m.closed = true
+	m.mu.Unlock()
+	m.group.Wait()
+}

@@ -1,0 +1,344 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patient bounds what a crowded machine may take; tests that pass don't wait.
+const patient = 2 * time.Minute
+
+// fast is a migration that comes to its end soon, endless one that does not.
+var (
+	fast    = Limits{Downtime: 2 * time.Second, Converge: true}
+	endless = Limits{Downtime: time.Millisecond, BytesPerSecond: 4 << 20}
+)
+
+// mover is a machine that writes its memory, and moves.
+type mover struct {
+	*crashed
+	attempts int
+}
+
+func newMover(t *testing.T) *mover {
+	t.Helper()
+	m := &mover{crashed: newCrashed(t)}
+	sector := make([]byte, 1<<20)
+	copy(sector, memoryWriter)
+	sector[510], sector[511] = 0x55, 0xaa
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(disk, sector, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.machine.MemoryBytes = 64 << 20
+	m.machine.Disks = []Disk{{ID: "disk0", Path: disk, Format: FormatRaw, Medium: MediumDisk, BootIndex: 1}}
+	if _, err := m.Start(t.Context(), m.machine); err != nil {
+		t.Fatal(err)
+	}
+	m.works()
+	return m
+}
+
+// works waits until the guest went through its memory twice more, whole.
+func (m *mover) works() {
+	m.t.Helper()
+	p, err := m.Find(m.t.Context(), crashID)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	viewer, err := p.Console().Attach()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer viewer.Close()
+	late := time.AfterFunc(patient, func() { _ = viewer.Close() })
+	defer late.Stop()
+	heard, seen := make([]byte, 4<<10), 0
+	// What was said before comes first.
+	fresh := strings.Count(string(history(viewer)), ".") + 2
+	for seen = fresh - 2; seen < fresh; {
+		n, err := viewer.Read(heard)
+		if err != nil {
+			m.t.Fatalf("the guest says nothing: %v", err)
+		}
+		if slices.Contains(heard[:n], 'X') {
+			m.t.Fatal("the guest's memory is wrong")
+		}
+		seen += strings.Count(string(heard[:n]), ".")
+	}
+}
+
+// history is what a new viewer is shown.
+func history(viewer io.Reader) []byte {
+	kept := make([]byte, 256<<10)
+	n, _ := viewer.Read(kept)
+	return kept[:n]
+}
+
+func (m *mover) attempt() string { return fmt.Sprint("attempt-", m.attempts) }
+
+func (m *mover) receive() {
+	m.t.Helper()
+	m.attempts++
+	for range 2 { // the second finds it done
+		if err := m.Receive(m.t.Context(), crashID, m.attempt(), ""); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+func (m *mover) send(limits Limits) {
+	m.t.Helper()
+	m.receive()
+	for range 2 {
+		if err := m.Send(m.t.Context(), crashID, m.attempt(), limits); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+// reaches waits until the migration is so far.
+func (m *mover) reaches(want TransferState) Transfer {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), patient)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		got, err := m.Transfer(ctx, crashID, m.attempt())
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if got.State == want {
+			return got
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			m.t.Fatalf("the migration is %+v, want %s", got, want)
+		}
+	}
+}
+
+// completes sends the machine without anybody who lets the target go: a daemon
+// that is killed in the instant before.
+func (m *mover) completes() {
+	m.t.Helper()
+	m.receive()
+	ctx := m.t.Context()
+	source, target := m.processIn(m.folderOf(crashID)), m.processIn(m.peerOf(crashID))
+	err := errors.Join(
+		source.configure(ctx, fast), m.folderOf(crashID).write(moveFile, move{Attempt: m.attempt()}),
+		source.send(ctx, "unix:../"+m.peerOf(crashID).name()+"/"+incomingSocket, m.host))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for _, p := range []*Process{source, target} {
+		for info := (migrateInfo{}); info.Status != "completed"; <-tick.C {
+			if info, err = p.sending(ctx); err != nil || info.failed() {
+				m.t.Fatalf("%+v, %v", info, err)
+			}
+		}
+	}
+}
+
+func (m *mover) processIn(f folder) *Process {
+	m.t.Helper()
+	p, err := m.findIn(m.t.Context(), f)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return p
+}
+
+// kill ends the process of a run folder as nothing of ours would.
+func (m *mover) kill(f folder) {
+	m.t.Helper()
+	pid, err := f.pid(crashID)
+	if err != nil || pid == 0 {
+		m.t.Fatalf("process %d, %v", pid, err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		m.t.Fatal(err)
+	}
+	for alive := true; alive; {
+		if alive, err = f.alive(); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+// one demands that there is one process of the machine, and gives it.
+func (m *mover) one() int {
+	m.t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/cwd")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var found []int
+	for _, link := range links {
+		if where, err := os.Readlink(link); err == nil && strings.HasPrefix(where, m.folder+"/") {
+			pid, _ := strconv.Atoi(strings.Split(link, "/")[2])
+			found = append(found, pid)
+		}
+	}
+	if len(found) != 1 {
+		m.t.Fatalf("processes %v, want one", found)
+	}
+	if m.Moving(crashID) {
+		m.t.Error("something is left of the migration")
+	}
+	return found[0]
+}
+
+func TestAMachineMovesAndItsMemoryStaysRight(t *testing.T) {
+	m := newMover(t)
+	for range 3 {
+		before := m.pid()
+		m.send(fast)
+		moved := m.reaches(TransferMoved)
+		m.works()
+		if now := m.one(); now == before {
+			t.Fatal("it is the same process")
+		}
+		t.Logf("in %s, standing still for %s", moved.Elapsed, moved.Downtime)
+	}
+	m.restart()
+	m.works()
+	if at := m.reaches(TransferMoved); at.Elapsed == 0 {
+		t.Errorf("later: %+v", at)
+	}
+}
+
+func TestAMigrationThatIsAbortedLeavesTheSource(t *testing.T) {
+	m := newMover(t)
+	before := m.pid()
+	for name, begin := range map[string]func(){
+		"waiting": m.receive,
+		"running": func() { m.send(endless); m.reaches(TransferRunning) },
+		"sent":    m.completes,
+	} {
+		t.Run(name, func(t *testing.T) {
+			begin()
+			for range 2 {
+				if err := m.Abort(t.Context(), crashID, m.attempt()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m.works()
+			if m.one() != before {
+				t.Error("it is another process")
+			}
+		})
+	}
+}
+
+func TestADaemonThatIsKilledInAMigrationGoesOn(t *testing.T) {
+	for name, test := range map[string]struct {
+		kill func(m *mover)
+		want TransferState
+	}{
+		"running":       {func(m *mover) { m.send(Limits{Downtime: time.Second, BytesPerSecond: 24 << 20, Converge: true}) }, TransferMoved},
+		"sent":          {func(m *mover) { m.completes() }, TransferMoved},
+		"exchanged":     {func(m *mover) { m.completes(); m.exchanged() }, TransferMoved},
+		"sent, no peer": {func(m *mover) { m.completes(); m.kill(m.peerOf(crashID)) }, TransferFailed},
+		"sent, alone":   {func(m *mover) { m.completes(); m.kill(m.folderOf(crashID)) }, TransferMoved},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMover(t)
+			test.kill(m)
+			m.restart()
+			m.reaches(test.want)
+			m.works()
+			m.one()
+		})
+	}
+}
+
+// exchanged goes as far as the exchange.
+func (m *mover) exchanged() {
+	m.t.Helper()
+	main, peer := m.folderOf(crashID), m.peerOf(crashID)
+	err := errors.Join(peer.mark(startedFile), peer.mark(owedFile),
+		unix.Renameat2(unix.AT_FDCWD, string(main), unix.AT_FDCWD, string(peer), unix.RENAME_EXCHANGE))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func TestATargetThatDiesLeavesTheSource(t *testing.T) {
+	m := newMover(t)
+	before := m.pid()
+	m.send(endless)
+	m.kill(m.peerOf(crashID))
+	if at := m.reaches(TransferFailed); at.Failure == "" {
+		t.Error("it doesn't say why")
+	}
+	m.works()
+	if m.one() != before {
+		t.Error("it is another process")
+	}
+}
+
+func TestASourceThatDiesIsACrash(t *testing.T) {
+	m := newMover(t)
+	m.send(endless)
+	m.kill(m.folderOf(crashID))
+	m.reaches(TransferFailed)
+	p, err := m.Find(t.Context(), crashID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ending, err := p.Ending(); err != nil || ending != EndingCrashed || m.Moving(crashID) {
+		t.Errorf("ending %s, %v", ending, err)
+	}
+}
+
+func TestAMigrationConvergesIfItMaySlowTheGuestDown(t *testing.T) {
+	m := newMover(t)
+	m.send(endless)
+	// Three times through memory, and as much is left as before.
+	for at := (Transfer{}); at.Rounds < 4; {
+		at = m.reaches(TransferRunning)
+	}
+	if at := m.reaches(TransferRunning); at.ThrottlePercent != 0 {
+		t.Errorf("the guest is slowed down: %+v", at)
+	}
+	if err := m.Abort(t.Context(), crashID, m.attempt()); err != nil {
+		t.Fatal(err)
+	}
+	m.works()
+	m.send(Limits{Downtime: 300 * time.Millisecond, BytesPerSecond: 16 << 20, Converge: true})
+	throttled := 0
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
+		at, err := m.Transfer(t.Context(), crashID, m.attempt())
+		if err != nil {
+			t.Fatal(err)
+		}
+		throttled = max(throttled, at.ThrottlePercent)
+		if at.State == TransferMoved {
+			break
+		}
+	}
+	if throttled == 0 {
+		t.Error("it came to its end by itself: this shows nothing")
+	}
+	m.works()
+	m.one()
+}
