@@ -53,7 +53,7 @@ func (a *arguments) disks(m Machine, chains Chains) {
 	for index, d := range disks {
 		a.chain(d, chains[d.ID])
 		if m.Devices == DevicesVirtio {
-			a.add("-device", scsiDevice(d, index)...)
+			a.add("-device", scsiDevice(d, index).options()...)
 			continue
 		}
 		if controller := index / sataPorts; controller > 0 && index%sataPorts == 0 {
@@ -63,17 +63,30 @@ func (a *arguments) disks(m Machine, chains Chains) {
 		}
 		a.add("-device", sataDevice(d, index)...)
 	}
+	for _, d := range m.Plugged {
+		a.chain(d, chains[d.ID])
+		a.add("-device", scsiDevice(d, d.Slot).options()...)
+	}
 }
 
-// chain opens a disk's files from the bottom up, each with its driver named and
+func (a *arguments) chain(d Disk, layers []Layer) {
+	for _, node := range chainOf(d, layers) {
+		// Strings and booleans always encode.
+		encoded, _ := json.Marshal(node)
+		a.add("-blockdev", string(encoded))
+	}
+}
+
+// chainOf opens a disk's files from the bottom up, each with its driver named and
 // its backing node given: QEMU never guesses a format, and never follows a name
 // in a header.
-func (a *arguments) chain(d Disk, layers []Layer) {
+func chainOf(d Disk, layers []Layer) []blockNode {
+	var nodes []blockNode
 	backing := nodeOrNull{given: true}
 	for depth := len(layers) - 1; depth >= 0; depth-- {
 		layer, name := layers[depth], nodeName(d.ID, depth)
 		readOnly := depth > 0 || d.readOnly()
-		a.node(blockNode{
+		nodes = append(nodes, blockNode{
 			Driver: "file", NodeName: name + "-file", Filename: layer.Path, ReadOnly: readOnly,
 			// Linux's native AIO is faster still, but a host has some sixty
 			// guests' worth of it in all; threads never run out.
@@ -90,15 +103,10 @@ func (a *arguments) chain(d Disk, layers []Layer) {
 			// Zeros that a guest writes take no space.
 			format.DetectZeroes = "unmap"
 		}
-		a.node(format)
+		nodes = append(nodes, format)
 		backing = nodeOrNull{given: true, name: name}
 	}
-}
-
-func (a *arguments) node(n blockNode) {
-	// Strings and booleans always encode.
-	encoded, _ := json.Marshal(n)
-	a.add("-blockdev", string(encoded))
+	return nodes
 }
 
 // nodeName names the top layer as the disk itself, so that later block jobs
@@ -116,24 +124,55 @@ func seedDisk(path string) Disk {
 	return Disk{ID: seedID, Path: path, Format: FormatRaw, Medium: MediumCDROM}
 }
 
-// scsiDevice puts the disk at the target of its index: Linux gives out sda, sdb
-// and so on in this order.
-func scsiDevice(d Disk, index int) []string {
+// property is one of a device, in the words of -device; device_add wants numbers
+// as such.
+type property struct {
+	name  string
+	value any // string or int
+}
+
+// properties describe a device; the first is its driver.
+type properties []property
+
+func (p properties) options() []string {
+	parts := []string{fmt.Sprint(p[0].value)}
+	for _, one := range p[1:] {
+		parts = append(parts, fmt.Sprintf("%s=%v", one.name, one.value))
+	}
+	return parts
+}
+
+// arguments are those of QMP's device_add.
+func (p properties) arguments() map[string]any {
+	arguments := map[string]any{}
+	for _, one := range p {
+		arguments[one.name] = one.value
+	}
+	return arguments
+}
+
+// scsiDevice puts the disk at a target: at boot, Linux gives out sda, sdb and so
+// on in the order of targets.
+func scsiDevice(d Disk, target int) properties {
 	driver := "scsi-hd"
 	if d.Medium == MediumCDROM {
 		driver = "scsi-cd"
 	}
-	parts := []string{driver, "id=dev-" + d.ID, "drive=" + d.ID, "bus=scsi0.0", "channel=0",
-		fmt.Sprintf("scsi-id=%d", index), "lun=0"}
+	device := properties{
+		{"driver", driver}, {"id", deviceID(d.ID)}, {"drive", d.ID}, {"bus", "scsi0.0"}, {"channel", 0},
+		{"scsi-id", target}, {"lun", 0},
+	}
 	if d.Medium == MediumDisk {
-		parts = append(parts, "rotation_rate=1") // an SSD: guests then trim
+		device = append(device, property{"rotation_rate", 1}) // an SSD: guests then trim
 	}
 	if d.Serial != "" {
 		// By itself QEMU takes the serial for this as well, if it is a short one.
-		parts = append(parts, "device_id="+d.Serial)
+		device = append(device, property{"device_id", d.Serial})
 	}
-	return append(parts, d.common(d.Serial)...)
+	return append(device, d.common(d.Serial)...)
 }
+
+func deviceID(disk string) string { return "dev-" + disk }
 
 func sataDevice(d Disk, index int) []string {
 	driver, bus := "ide-hd", fmt.Sprintf("ide.%d", index)
@@ -143,21 +182,21 @@ func sataDevice(d Disk, index int) []string {
 	if controller := index / sataPorts; controller > 0 {
 		bus = fmt.Sprintf("sata%d.%d", controller, index%sataPorts)
 	}
-	parts := []string{driver, "id=dev-" + d.ID, "drive=" + d.ID, "bus=" + bus}
-	return append(parts, d.common(d.Serial[:min(len(d.Serial), sataSerial)])...)
+	device := properties{{"driver", driver}, {"id", deviceID(d.ID)}, {"drive", d.ID}, {"bus", bus}}
+	return append(device, d.common(d.Serial[:min(len(d.Serial), sataSerial)])...).options()
 }
 
 // common are the properties of every disk. A write that fails (a full host, as
 // a rule) stops the guest, which goes on unharmed once there is space; passed
 // on, it would damage the guest's file systems. A read that fails does so again
 // after any pause, so the guest is told.
-func (d Disk) common(serial string) []string {
-	var parts []string
+func (d Disk) common(serial string) properties {
+	var common properties
 	if serial != "" {
-		parts = append(parts, "serial="+serial)
+		common = append(common, property{"serial", serial})
 	}
 	if d.BootIndex > 0 {
-		parts = append(parts, fmt.Sprintf("bootindex=%d", d.BootIndex))
+		common = append(common, property{"bootindex", d.BootIndex})
 	}
-	return append(parts, "werror=stop", "rerror=report")
+	return append(common, property{"werror", "stop"}, property{"rerror", "report"})
 }

@@ -11,8 +11,15 @@ import (
 	"orlop.dev/services/vm/internal/qmp"
 )
 
-// Machine is what the process was started with.
-func (p *Process) Machine() Machine { return p.machine }
+// Machine is what the process was started with, and what was plugged in since.
+// Present tells what of that the guest has at this moment.
+func (p *Process) Machine() Machine {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.machine
+	m.Plugged = p.plugged
+	return m
+}
 
 // Gone is closed when the process has ended.
 func (p *Process) Gone() <-chan struct{} { return p.gone }

@@ -29,6 +29,9 @@ type Machine struct {
 	Devices     Devices
 	// Disks in the guest's order: the first disk that is not a CD-ROM is sda.
 	Disks []Disk
+	// Plugged are disks that came while the machine ran, or that an earlier run
+	// had: each with its Slot.
+	Plugged []Disk
 	// SeedPath is an ISO image with the guest's first configuration, attached
 	// as the last CD-ROM; empty for none.
 	SeedPath string
@@ -104,6 +107,12 @@ type Disk struct {
 	ReadOnly bool
 	// BootIndex is 1 for the device to boot from first; 0 is never.
 	BootIndex int
+	// Label is the caller's own name of the device, up to 128 bytes. It is kept,
+	// and told to nobody.
+	Label string
+	// Slot is the place of one of Machine.Plugged (NextSlot finds a free one), and
+	// 0 for one of Machine.Disks, whose place is its index there.
+	Slot int
 }
 
 // NetworkMode is how the guest's one interface is joined to the world.
@@ -151,6 +160,7 @@ const (
 	mebibyte = 1 << 20
 	maxDisks = 64
 	maxCPUs  = 248
+	maxLabel = 128
 )
 
 var (
@@ -184,7 +194,7 @@ func (m Machine) Validate() error {
 	case m.SeedPath != "" && !filepath.IsAbs(m.SeedPath):
 		return invalid("seed %q: want an absolute path", m.SeedPath)
 	}
-	return errors.Join(m.CPU.validate(), validateDisks(m.Disks), m.Network.validate())
+	return errors.Join(m.CPU.validate(), m.validateDisks(), m.Network.validate())
 }
 
 func (c CPU) validate() error {
@@ -199,12 +209,12 @@ func (c CPU) validate() error {
 	return nil
 }
 
-func validateDisks(disks []Disk) error {
-	if len(disks) > maxDisks {
-		return invalid("%d disks: want %d at most", len(disks), maxDisks)
+func (m Machine) validateDisks() error {
+	if n := len(m.Disks) + len(m.Plugged); n > maxDisks {
+		return invalid("%d disks: want %d at most", n, maxDisks)
 	}
-	seen := map[string]bool{seedID: true}
-	for _, d := range disks {
+	seen, slots := map[string]bool{seedID: true}, map[int]bool{}
+	for _, d := range slices.Concat(m.Disks, m.Plugged) {
 		if err := d.validate(); err != nil {
 			return err
 		}
@@ -212,6 +222,15 @@ func validateDisks(disks []Disk) error {
 			return invalid("disk %q: the ID is taken", d.ID)
 		}
 		seen[d.ID] = true
+	}
+	for _, d := range m.Plugged {
+		if m.Devices != DevicesVirtio {
+			return invalid("disk %s: emulated disks can't be plugged in", d.ID)
+		}
+		if first := firstSlot(d.Medium); d.Slot < first || d.Slot >= first+slotsOfMedium || slots[d.Slot] {
+			return invalid("disk %s: slot %d is taken, or not one for such a medium", d.ID, d.Slot)
+		}
+		slots[d.Slot] = true
 	}
 	return nil
 }
@@ -230,6 +249,8 @@ func (d Disk) validate() error {
 		return invalid("disk %s: medium %q: want %q or %q", d.ID, d.Medium, MediumDisk, MediumCDROM)
 	case d.Medium == MediumDisk && !d.ReadOnly && !slices.Contains(writtenFormats, d.Format):
 		return invalid("disk %s: format %q: want one of %q to write to", d.ID, d.Format, writtenFormats)
+	case len(d.Label) > maxLabel:
+		return invalid("disk %s: a label of %d bytes: want %d at most", d.ID, len(d.Label), maxLabel)
 	case d.BootIndex < 0:
 		return invalid("disk %s: boot index %d: want 0 or more", d.ID, d.BootIndex)
 	}

@@ -116,7 +116,7 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
 	if source.isGone() {
 		return fmt.Errorf("%s: %w", id, ErrGone)
 	}
-	main, peer := e.folderOf(id), e.peerOf(id)
+	peer := e.peerOf(id)
 	target, err := e.target(ctx, id, attempt)
 	if err != nil {
 		return err
@@ -125,13 +125,12 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
 		if err := e.discard(ctx, peer, id); err != nil {
 			return err
 		}
-		// What was plugged in since the start is in the record.
-		r, err := main.record()
+		m, err := source.Present(ctx)
 		if err != nil {
 			return err
 		}
-		r.Machine.Network.Tap = tap
-		if target, err = e.spawn(ctx, peer, r.Machine, attempt); err != nil {
+		m.Network.Tap = tap
+		if target, err = e.spawn(ctx, peer, m, attempt); err != nil {
 			return err
 		}
 	}

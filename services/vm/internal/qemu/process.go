@@ -33,7 +33,7 @@ var ErrGone = errors.New("the machine's process is gone")
 // Process is one machine's QEMU. Its methods may be called from several
 // goroutines; those that take a context block until QEMU answers.
 type Process struct {
-	machine Machine
+	machine Machine // as it was when it was found; plugged is newer
 	log     *slog.Logger
 	notify  func(Event)
 
@@ -48,9 +48,10 @@ type Process struct {
 	released chan struct{} // watch has ended
 	gone     chan struct{} // the process has ended
 
-	mu     sync.Mutex
-	client *qmp.Client   // nil while there is no connection
-	change chan struct{} // closed, and replaced, when client changes
+	mu      sync.Mutex
+	client  *qmp.Client   // nil while there is no connection
+	change  chan struct{} // closed, and replaced, when client changes
+	plugged []Disk        // Machine.Plugged; the list itself is never changed
 }
 
 // attach connects to a process and checks that it is this machine's. One dial,
@@ -88,7 +89,7 @@ func (e *Engine) departed(f folder, m Machine) *Process {
 
 func (e *Engine) process(f folder, m Machine) *Process {
 	p := &Process{
-		machine: m, notify: e.notify,
+		machine: m, plugged: m.Plugged, notify: e.notify,
 		log:      e.log.With("machine", m.ID, "name", m.Name),
 		released: make(chan struct{}),
 		gone:     make(chan struct{}),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -114,7 +115,7 @@ func (e *Engine) spawn(ctx context.Context, f folder, m Machine, attempt string)
 
 func (e *Engine) resolve(m Machine) (Chains, error) {
 	chains := Chains{}
-	for _, d := range m.Disks {
+	for _, d := range slices.Concat(m.Disks, m.Plugged) {
 		layers, err := Layers(d.Path, d.Format, e.diskRoots)
 		if err != nil {
 			return nil, fmt.Errorf("disk %s: %w", d.ID, err)
