@@ -167,10 +167,18 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 	if err != nil {
 		return serve.Part{}, err
 	}
+	bandwidth, err := d.settings.MigrationBytesPerSecond()
+	if err != nil {
+		return serve.Part{}, err
+	}
 	service, err := vm.New(ctx, vm.Options{
 		Etcd: d.store.Client(), Prefix: vm.DefaultPrefix, Disks: conn, Images: conn, Networks: conn,
 		Dir: d.home.Machines(), DiskRoots: []string{d.home.Disks(), d.images.Dir()},
 		Nodes: nodeNames(d.settings.Nodes), QEMU: d.settings.QEMU,
+		Migration: vm.Migration{
+			BytesPerSecond: bandwidth, ProgressTimeout: d.settings.MigrationProgressTimeout,
+			CompletionTimeoutPerGiB: d.settings.MigrationCompletionTimeout,
+		},
 		MilliCPU:    int64(float64(runtime.NumCPU()) * 1000 * d.settings.CPUOvercommit),
 		MemoryBytes: int64(float64(memory) * d.settings.MemoryOvercommit),
 		Logger:      d.logger.With("service", "vm"),

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // Ports at which the doors are unless others are asked for. One that somebody
@@ -61,6 +63,12 @@ type Settings struct {
 	AllowImageSources []string
 	// QEMU is the emulator: a path, or a name in PATH.
 	QEMU string
+	// MigrationBandwidth is how fast a live migration sends memory, in bytes a
+	// second, as a quantity; 0 is as fast as it goes.
+	MigrationBandwidth string
+	// MigrationProgressTimeout is how long a migration may come no nearer to its
+	// end, MigrationCompletionTimeout how long it may take for each GiB of memory.
+	MigrationProgressTimeout, MigrationCompletionTimeout time.Duration
 	// Verbose logs details.
 	Verbose bool
 }
@@ -71,7 +79,8 @@ func DefaultSettings() Settings {
 		Home: Default(), Kubernetes: KubernetesLocal, NetworkMode: NetworkAuto,
 		VirtualMachineCIDRs: []string{"10.66.10.0/24", "10.66.20.0/24"},
 		Nodes:               2, CPUOvercommit: 4, MemoryOvercommit: 1, DiskOvercommit: 4,
-		QEMU: "qemu-system-x86_64",
+		QEMU: "qemu-system-x86_64", MigrationBandwidth: "640Mi",
+		MigrationProgressTimeout: 150 * time.Second, MigrationCompletionTimeout: 800 * time.Second,
 	}
 }
 
@@ -97,6 +106,9 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.DefaultStorageClass, "default-storage-class", s.DefaultStorageClass, "storage class of disks that name none (default the cluster's)")
 	fs.StringSliceVar(&s.AllowImageSources, "allow-image-source", s.AllowImageSources, "local or private networks (CIDR) that images may come from")
 	fs.StringVar(&s.QEMU, "qemu", s.QEMU, "the emulator: a path, or a name in PATH")
+	fs.StringVar(&s.MigrationBandwidth, "migration-bandwidth", s.MigrationBandwidth, "how many bytes of memory a live migration sends a second; 0 for no limit")
+	fs.DurationVar(&s.MigrationProgressTimeout, "migration-progress-timeout", s.MigrationProgressTimeout, "after how long without progress a live migration is aborted")
+	fs.DurationVar(&s.MigrationCompletionTimeout, "migration-completion-timeout", s.MigrationCompletionTimeout, "how long a live migration may take, for each GiB of memory")
 	fs.BoolVar(&s.Verbose, "verbose", s.Verbose, "log details")
 }
 
@@ -119,6 +131,12 @@ func (s Settings) Validate() error {
 	if s.DiskOvercommit < 0 {
 		refuse("--disk-overcommit=%g: must not be below 0", s.DiskOvercommit)
 	}
+	if _, err := s.MigrationBytesPerSecond(); err != nil {
+		refuse("--migration-bandwidth=%s: must be a quantity of bytes, such as 640Mi, or 0", s.MigrationBandwidth)
+	}
+	if s.MigrationProgressTimeout <= 0 || s.MigrationCompletionTimeout <= 0 {
+		refuse("--migration-progress-timeout and --migration-completion-timeout must be above 0")
+	}
 	if _, err := Prefixes(s.VirtualMachineCIDRs); err != nil {
 		refuse("--virtual-machine-cidrs: %w", err)
 	} else if len(s.VirtualMachineCIDRs) == 0 {
@@ -128,6 +146,19 @@ func (s Settings) Validate() error {
 		refuse("--allow-image-source: %w", err)
 	}
 	return errors.Join(problems...)
+}
+
+// MigrationBytesPerSecond is MigrationBandwidth as a number.
+func (s Settings) MigrationBytesPerSecond() (int64, error) {
+	quantity, err := resource.ParseQuantity(s.MigrationBandwidth)
+	if err != nil {
+		return 0, err
+	}
+	bytes, exact := quantity.AsInt64()
+	if !exact || bytes < 0 {
+		return 0, fmt.Errorf("%s is no number of bytes", s.MigrationBandwidth)
+	}
+	return bytes, nil
 }
 
 // Prefixes parses networks.

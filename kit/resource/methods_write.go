@@ -11,6 +11,12 @@ import (
 	"orlop.dev/kit/fault"
 )
 
+// Create answers a request of the kind's Create method, for methods of a service
+// that make such objects for their callers.
+func (m *Methods[T]) Create(ctx context.Context, req proto.Message) (proto.Message, error) {
+	return m.create(ctx, req)
+}
+
 func (m *Methods[T]) create(ctx context.Context, req proto.Message) (proto.Message, error) {
 	key, err := m.target(req)
 	if err != nil {

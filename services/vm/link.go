@@ -31,6 +31,11 @@ func (s *Service) allOperations(namespace string) ([]*vmv1.VirtualMachineOperati
 	return s.operations.All(namespace, nil)
 }
 
+func (s *Service) deleteOperation(ctx context.Context, op *vmv1.VirtualMachineOperation) error {
+	_, err := s.operations.Delete(ctx, resource.KeyOf(op), resource.Preconditions{UID: op.GetMetadata().GetUid()})
+	return err
+}
+
 func (s *Service) classUsers(name string) int {
 	count := 0
 	s.eachMachine("", func(vm *vmv1.VirtualMachine) {

@@ -26,6 +26,7 @@ import (
 	"orlop.dev/services/vm/internal/class"
 	"orlop.dev/services/vm/internal/local"
 	"orlop.dev/services/vm/internal/machine"
+	"orlop.dev/services/vm/internal/migration"
 	"orlop.dev/services/vm/internal/node"
 	"orlop.dev/services/vm/internal/operation"
 	"orlop.dev/services/vm/internal/peer"
@@ -59,9 +60,13 @@ type Options struct {
 	// MilliCPU and MemoryBytes are what all nodes together have for VMs.
 	MilliCPU, MemoryBytes int64
 	// QEMU is the emulator's binary; qemu.DefaultBinary where it is empty.
-	QEMU   string
-	Logger *slog.Logger
+	QEMU      string
+	Migration Migration
+	Logger    *slog.Logger
 }
+
+// Migration bounds live migrations: what is zero is as the platform has it.
+type Migration = migration.Settings
 
 // Validate reports what is missing.
 func (o Options) Validate() error {
@@ -140,10 +145,12 @@ func (s *Service) keep(opts Options) error {
 	records := power.NewStore(opts.Etcd, opts.Prefix)
 	machines := &machine.Reconciler{
 		Classes: s, Devices: s.devices, Addresses: s.addresses, Engine: s.engine,
-		Power: records, Nodes: s.nodes, Now: time.Now,
+		Power: records, Nodes: s.nodes, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
 	}
 	classes := &class.Reconciler{Nodes: s.nodes, InUse: s.classUsers, Now: time.Now}
-	operations := &operation.Reconciler{Machines: s, Power: records, Others: s.allOperations, Now: time.Now}
+	operations := &operation.Reconciler{
+		Machines: s, Power: records, Others: s.allOperations, Delete: s.deleteOperation, Migrations: s.engine, Now: time.Now,
+	}
 	var err error
 	if s.machines, err = newKept(opts, keptOptions[*vmv1.VirtualMachine]{
 		reconciler: machines, admit: machines.Admit, finalizer: machineFinalizer, workers: machineWorkers,
@@ -208,7 +215,7 @@ func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 	return errors.Join(
 		resource.Register(registrar, &vmv1.VirtualMachineService_ServiceDesc, s, s.machines.methods),
 		resource.Register(registrar, &vmv1.VirtualMachineClassService_ServiceDesc, nil, s.classes.methods),
-		resource.Register(registrar, &vmv1.VirtualMachineOperationService_ServiceDesc, nil, s.operations.methods),
+		resource.Register(registrar, &vmv1.VirtualMachineOperationService_ServiceDesc, verbs{service: s}, s.operations.methods),
 	)
 }
 

@@ -107,6 +107,26 @@ func (c *client) complete(object resource.Object, prefix string) completion {
 	}
 }
 
+// completeNode offers nodes as the value of a flag.
+func (c *client) completeNode(command *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	conn, err := c.dial()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(command.Context(), completionTimeout)
+	defer cancel()
+	nodes, err := vmv1.NewNodeServiceClient(conn).ListNodes(ctx, &vmv1.ListNodesRequest{})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names := make([]string, 0, len(nodes.GetItems()))
+	for _, node := range nodes.GetItems() {
+		names = append(names, node.GetName())
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
 // names are the objects of a kind, each behind a prefix. Without a daemon there
 // are none.
 func (c *client) names(ctx context.Context, k *kind.Kind, prefix string) []string {

@@ -3,31 +3,42 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/reconcile/condition"
 )
 
 const (
 	operationTimeout = 5 * time.Minute
 	operationPoll    = 300 * time.Millisecond
+
+	hostnameLabel = "kubernetes.io/hostname"
 )
 
 // verb is something that one tells a VM to do.
 type verb struct {
 	name, short string
 	kind        vmv1.OperationType_Value
-	forcible    bool
+	// force says what --force means; there is none where it is empty.
+	force string
 }
 
 func verbs() []verb {
+	const shutdown = "don't wait for the guest to shut down"
+	const slowdown = "let the migration slow the guest down; =false forbids it (default as the VM's liveMigrationPolicy says)"
 	return []verb{
-		{"start", "Start a VM", vmv1.OperationType_Start, false},
-		{"stop", "Stop a VM", vmv1.OperationType_Stop, true},
-		{"restart", "Restart a VM", vmv1.OperationType_Restart, true},
+		{"start", "Start a VM", vmv1.OperationType_Start, ""},
+		{"stop", "Stop a VM", vmv1.OperationType_Stop, shutdown},
+		{"restart", "Restart a VM", vmv1.OperationType_Restart, shutdown},
+		{"evict", "Move a running VM away from its node", vmv1.OperationType_Evict, slowdown},
+		{"migrate", "Move a running VM to another node", vmv1.OperationType_Migrate, slowdown},
 	}
 }
 
@@ -51,7 +62,8 @@ func newOperation(c *client, v verb) *cobra.Command {
 		Use:   v.name + " VM[.NAMESPACE]",
 		Short: v.short,
 		Long: v.short + `, by a VirtualMachineOperation. Returns when the operation is under way, or with
---wait when it is done.`,
+--wait when it is done. A live migration that is under way is aborted by deleting its operation:
+kubectl delete vmop NAME.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeVM(),
 	}
@@ -59,9 +71,14 @@ func newOperation(c *client, v verb) *cobra.Command {
 	command.Flags().BoolVarP(&o.wait, "wait", "w", false, "wait until the operation is done")
 	command.Flags().BoolVarP(&o.createOnly, "create-only", "c", false, "return at once")
 	command.Flags().DurationVarP(&o.timeout, "timeout", "t", operationTimeout, "how long to wait")
-	if v.forcible {
-		command.Flags().BoolVarP(&o.force, "force", "f", false, "don't wait for the guest to shut down")
+	if v.force != "" {
+		command.Flags().BoolVarP(&o.force, "force", "f", false, v.force)
 	}
+	if v.kind == vmv1.OperationType_Migrate {
+		command.Flags().StringVar(&o.target, "target-node-name", "", "the node to move to (default any other)")
+		_ = command.RegisterFlagCompletionFunc("target-node-name", c.completeNode) // there is such a flag
+	}
+	o.flags, o.progress = command.Flags(), command.ErrOrStderr
 	command.RunE = func(command *cobra.Command, args []string) error {
 		conn, err := c.dial()
 		if err != nil {
@@ -90,14 +107,20 @@ func newOperation(c *client, v verb) *cobra.Command {
 type operation struct {
 	verb
 	client                  vmv1.VirtualMachineOperationServiceClient
+	flags                   *pflag.FlagSet
+	progress                func() io.Writer
 	wait, createOnly, force bool
+	target                  string
 	timeout                 time.Duration
 }
 
 func (o *operation) create(ctx context.Context, vm objectName) (*vmv1.VirtualMachineOperation, error) {
 	spec := &vmv1.VirtualMachineOperationSpec{Type: o.kind, VirtualMachineName: vm.name}
-	if o.force {
+	if o.flags.Changed("force") {
 		spec.Force = &o.force
+	}
+	if o.target != "" {
+		spec.Migrate = &vmv1.OperationMigrate{NodeSelector: map[string]string{hostnameLabel: o.target}}
 	}
 	return o.client.CreateVirtualMachineOperation(ctx, &vmv1.CreateVirtualMachineOperationRequest{
 		Namespace: vm.namespace,
@@ -114,7 +137,9 @@ func (o *operation) await(ctx context.Context, made *vmv1.VirtualMachineOperatio
 	tick := time.NewTicker(operationPoll)
 	defer tick.Stop()
 	request := &metav1.GetRequest{Namespace: made.GetMetadata().GetNamespace(), Name: made.GetMetadata().GetName()}
+	told := ""
 	for {
+		told = o.tell(made, told)
 		switch made.GetStatus().GetPhase() {
 		case vmv1.OperationPhase_Completed:
 			return made, nil
@@ -137,13 +162,25 @@ func (o *operation) await(ctx context.Context, made *vmv1.VirtualMachineOperatio
 	}
 }
 
+// tell tells how far a migration is, if that changed.
+func (o *operation) tell(op *vmv1.VirtualMachineOperation, told string) string {
+	progress := op.GetStatus().GetProgress()
+	if progress == "" || !o.wait {
+		return told
+	}
+	now := progress
+	if c := condition.Find(op.GetStatus().GetConditions(), "Completed"); c != nil {
+		now = strings.TrimSpace(progress + " " + c.GetReason() + " " + c.GetMessage())
+	}
+	if now != told {
+		fmt.Fprintln(o.progress(), now)
+	}
+	return now
+}
+
 func failure(o *vmv1.VirtualMachineOperation) error {
 	failed := &operationError{name: o.GetMetadata().GetName()}
-	for _, condition := range o.GetStatus().GetConditions() {
-		if condition.GetType() == "Completed" {
-			failed.condition = condition
-		}
-	}
+	failed.condition = condition.Find(o.GetStatus().GetConditions(), "Completed")
 	return failed
 }
 

@@ -90,9 +90,9 @@ const (
 	OperationType_Start       OperationType_Value = 1
 	OperationType_Stop        OperationType_Value = 2
 	OperationType_Restart     OperationType_Value = 3
-	// An old name of Evict.
+	// Move the VM to another node, or to a certain one, without stopping it.
 	OperationType_Migrate OperationType_Value = 4
-	// Move the VM to another node, without stopping it.
+	// Move the VM away from its node, without stopping it.
 	OperationType_Evict OperationType_Value = 5
 )
 
@@ -290,7 +290,8 @@ type VirtualMachineOperationSpec struct {
 	// Name of the VM.
 	VirtualMachineName string `protobuf:"bytes,2,opt,name=virtual_machine_name,json=virtualMachineName,proto3" json:"virtual_machine_name,omitempty"`
 	// Stop and Restart: turn the VM off without waiting for the guest.
-	// Evict: let the migration slow the guest down.
+	// Evict and Migrate: whether the migration may slow the guest down, as far as
+	// the VM's liveMigrationPolicy leaves that open.
 	Force *bool `protobuf:"varint,3,opt,name=force,proto3,oneof" json:"force,omitempty"`
 	// Where to migrate the VM to.
 	Migrate *OperationMigrate `protobuf:"bytes,4,opt,name=migrate,proto3" json:"migrate,omitempty"`
@@ -782,8 +783,10 @@ type VirtualMachineOperationStatus struct {
 	Conditions []*v1.Condition        `protobuf:"bytes,2,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// Generation of the spec that the status speaks of.
 	ObservedGeneration int32 `protobuf:"varint,3,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// How far a migration is, in percent.
+	Progress      string `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VirtualMachineOperationStatus) Reset() {
@@ -837,6 +840,13 @@ func (x *VirtualMachineOperationStatus) GetObservedGeneration() int32 {
 	return 0
 }
 
+func (x *VirtualMachineOperationStatus) GetProgress() string {
+	if x != nil {
+		return x.Progress
+	}
+	return ""
+}
+
 // OperationPhase sums up an operation's conditions.
 type OperationPhase struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -874,6 +884,290 @@ func (*OperationPhase) Descriptor() ([]byte, []int) {
 	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{11}
 }
 
+// StartVirtualMachineRequest names the VM to start.
+type StartVirtualMachineRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID; a repeated request gets the first one's answer.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartVirtualMachineRequest) Reset() {
+	*x = StartVirtualMachineRequest{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartVirtualMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartVirtualMachineRequest) ProtoMessage() {}
+
+func (x *StartVirtualMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartVirtualMachineRequest.ProtoReflect.Descriptor instead.
+func (*StartVirtualMachineRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StartVirtualMachineRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *StartVirtualMachineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StartVirtualMachineRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// StopVirtualMachineRequest names the VM to stop.
+type StopVirtualMachineRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Turn the VM off without waiting for the guest.
+	Force *bool `protobuf:"varint,3,opt,name=force,proto3,oneof" json:"force,omitempty"`
+	// A UUID; a repeated request gets the first one's answer.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopVirtualMachineRequest) Reset() {
+	*x = StopVirtualMachineRequest{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopVirtualMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopVirtualMachineRequest) ProtoMessage() {}
+
+func (x *StopVirtualMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopVirtualMachineRequest.ProtoReflect.Descriptor instead.
+func (*StopVirtualMachineRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *StopVirtualMachineRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *StopVirtualMachineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StopVirtualMachineRequest) GetForce() bool {
+	if x != nil && x.Force != nil {
+		return *x.Force
+	}
+	return false
+}
+
+func (x *StopVirtualMachineRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// RestartVirtualMachineRequest names the VM to restart.
+type RestartVirtualMachineRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Turn the VM off without waiting for the guest.
+	Force *bool `protobuf:"varint,3,opt,name=force,proto3,oneof" json:"force,omitempty"`
+	// A UUID; a repeated request gets the first one's answer.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartVirtualMachineRequest) Reset() {
+	*x = RestartVirtualMachineRequest{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartVirtualMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartVirtualMachineRequest) ProtoMessage() {}
+
+func (x *RestartVirtualMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartVirtualMachineRequest.ProtoReflect.Descriptor instead.
+func (*RestartVirtualMachineRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RestartVirtualMachineRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RestartVirtualMachineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestartVirtualMachineRequest) GetForce() bool {
+	if x != nil && x.Force != nil {
+		return *x.Force
+	}
+	return false
+}
+
+func (x *RestartVirtualMachineRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// MigrateVirtualMachineRequest names the VM to move.
+type MigrateVirtualMachineRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether the migration may slow the guest down.
+	Force *bool `protobuf:"varint,3,opt,name=force,proto3,oneof" json:"force,omitempty"`
+	// Labels that the node must have; any other node where there are none.
+	NodeSelector map[string]string `protobuf:"bytes,4,rep,name=node_selector,json=nodeSelector,proto3" json:"node_selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// A UUID; a repeated request gets the first one's answer.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateVirtualMachineRequest) Reset() {
+	*x = MigrateVirtualMachineRequest{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateVirtualMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateVirtualMachineRequest) ProtoMessage() {}
+
+func (x *MigrateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateVirtualMachineRequest.ProtoReflect.Descriptor instead.
+func (*MigrateVirtualMachineRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *MigrateVirtualMachineRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *MigrateVirtualMachineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MigrateVirtualMachineRequest) GetForce() bool {
+	if x != nil && x.Force != nil {
+		return *x.Force
+	}
+	return false
+}
+
+func (x *MigrateVirtualMachineRequest) GetNodeSelector() map[string]string {
+	if x != nil {
+		return x.NodeSelector
+	}
+	return nil
+}
+
+func (x *MigrateVirtualMachineRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 // CreateVirtualMachineOperationRequest carries a new object.
 type CreateVirtualMachineOperationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -890,7 +1184,7 @@ type CreateVirtualMachineOperationRequest struct {
 
 func (x *CreateVirtualMachineOperationRequest) Reset() {
 	*x = CreateVirtualMachineOperationRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1196,7 @@ func (x *CreateVirtualMachineOperationRequest) String() string {
 func (*CreateVirtualMachineOperationRequest) ProtoMessage() {}
 
 func (x *CreateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1209,7 @@ func (x *CreateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use CreateVirtualMachineOperationRequest.ProtoReflect.Descriptor instead.
 func (*CreateVirtualMachineOperationRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{12}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateVirtualMachineOperationRequest) GetNamespace() string {
@@ -968,7 +1262,7 @@ type UpdateVirtualMachineOperationRequest struct {
 
 func (x *UpdateVirtualMachineOperationRequest) Reset() {
 	*x = UpdateVirtualMachineOperationRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1274,7 @@ func (x *UpdateVirtualMachineOperationRequest) String() string {
 func (*UpdateVirtualMachineOperationRequest) ProtoMessage() {}
 
 func (x *UpdateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1287,7 @@ func (x *UpdateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use UpdateVirtualMachineOperationRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVirtualMachineOperationRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{13}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateVirtualMachineOperationRequest) GetNamespace() string {
@@ -1059,7 +1353,7 @@ type ListVirtualMachineOperationsResponse struct {
 
 func (x *ListVirtualMachineOperationsResponse) Reset() {
 	*x = ListVirtualMachineOperationsResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1365,7 @@ func (x *ListVirtualMachineOperationsResponse) String() string {
 func (*ListVirtualMachineOperationsResponse) ProtoMessage() {}
 
 func (x *ListVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1378,7 @@ func (x *ListVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use ListVirtualMachineOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListVirtualMachineOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{14}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListVirtualMachineOperationsResponse) GetItems() []*VirtualMachineOperation {
@@ -1123,7 +1417,7 @@ type WatchVirtualMachineOperationsResponse struct {
 
 func (x *WatchVirtualMachineOperationsResponse) Reset() {
 	*x = WatchVirtualMachineOperationsResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1429,7 @@ func (x *WatchVirtualMachineOperationsResponse) String() string {
 func (*WatchVirtualMachineOperationsResponse) ProtoMessage() {}
 
 func (x *WatchVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1442,7 @@ func (x *WatchVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Mess
 
 // Deprecated: Use WatchVirtualMachineOperationsResponse.ProtoReflect.Descriptor instead.
 func (*WatchVirtualMachineOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{15}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchVirtualMachineOperationsResponse) GetType() v1.EventType_Value {
@@ -1196,17 +1490,17 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\x04Type\x12\x06string\x1a\n" +
 	".spec.typeB2\n" +
 	"\x0eVirtualMachine\x12\x06string\x1a\x18.spec.virtualMachineNameB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\x9c\x06\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\xd1\x05\n" +
 	"\x1bVirtualMachineOperationSpec\x12<\n" +
 	"\x04type\x18\x01 \x01(\x0e2 .orlop.vm.v1.OperationType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12<\n" +
 	"\x14virtual_machine_name\x18\x02 \x01(\tB\n" +
 	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x12virtualMachineName\x12\x19\n" +
-	"\x05force\x18\x03 \x01(\bH\x00R\x05force\x88\x01\x01\x12h\n" +
-	"\amigrate\x18\x04 \x01(\v2\x1d.orlop.vm.v1.OperationMigrateB/\xa2\xd4\x18+*)live migration comes with a later releaseR\amigrate\x12c\n" +
+	"\x05force\x18\x03 \x01(\bH\x00R\x05force\x88\x01\x01\x127\n" +
+	"\amigrate\x18\x04 \x01(\v2\x1d.orlop.vm.v1.OperationMigrateR\amigrate\x12c\n" +
 	"\arestore\x18\x05 \x01(\v2\x1d.orlop.vm.v1.OperationRestoreB*\xa2\xd4\x18&*$restoring comes with a later releaseR\arestore\x12[\n" +
-	"\x05clone\x18\x06 \x01(\v2\x1b.orlop.vm.v1.OperationCloneB(\xa2\xd4\x18$*\"cloning comes with a later releaseR\x05clone:\xaf\x02\xaa\xd4\x18\x8a\x01\n" +
-	"#virtualmachineoperation.start.force\x127self.type != 'Start' || !has(self.force) || !self.force\x1a*an operation of type Start can't be forced\xaa\xd4\x18\x9b\x01\n" +
-	"%virtualmachineoperation.migrate.force\x129self.type != 'Migrate' || !has(self.force) || !self.force\x1a7an operation of type Migrate can't be forced; use EvictB\b\n" +
+	"\x05clone\x18\x06 \x01(\v2\x1b.orlop.vm.v1.OperationCloneB(\xa2\xd4\x18$*\"cloning comes with a later releaseR\x05clone:\x95\x02\xaa\xd4\x18\x8a\x01\n" +
+	"#virtualmachineoperation.start.force\x127self.type != 'Start' || !has(self.force) || !self.force\x1a*an operation of type Start can't be forced\xaa\xd4\x18\x81\x01\n" +
+	"$virtualmachineoperation.migrate.type\x12,self.type == 'Migrate' || !has(self.migrate)\x1a+migrate can be given with type Migrate onlyB\b\n" +
 	"\x06_force\"\xa9\x01\n" +
 	"\x10OperationMigrate\x12T\n" +
 	"\rnode_selector\x18\x01 \x03(\v2/.orlop.vm.v1.OperationMigrate.NodeSelectorEntryR\fnodeSelector\x1a?\n" +
@@ -1250,14 +1544,15 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\x04Stop\x10\x02\x12\v\n" +
 	"\aRestart\x10\x03\x12\v\n" +
 	"\aMigrate\x10\x04\x12\t\n" +
-	"\x05Evict\x10\x05\"\xd7\x01\n" +
+	"\x05Evict\x10\x05\"\xf3\x01\n" +
 	"\x1dVirtualMachineOperationStatus\x12?\n" +
 	"\x05phase\x18\x01 \x01(\x0e2!.orlop.vm.v1.OperationPhase.ValueB\x06\xbaH\x03\xc8\x01\x01R\x05phase\x12D\n" +
 	"\n" +
 	"conditions\x18\x02 \x03(\v2\x18.orlop.meta.v1.ConditionB\n" +
 	"\xa2\xd4\x18\x06\"\x04typeR\n" +
 	"conditions\x12/\n" +
-	"\x13observed_generation\x18\x03 \x01(\x05R\x12observedGeneration\"s\n" +
+	"\x13observed_generation\x18\x03 \x01(\x05R\x12observedGeneration\x12\x1a\n" +
+	"\bprogress\x18\x04 \x01(\tR\bprogress\"s\n" +
 	"\x0eOperationPhase\"a\n" +
 	"\x05Value\x12\x0f\n" +
 	"\vUnspecified\x10\x00\x12\v\n" +
@@ -1267,7 +1562,37 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\tCompleted\x10\x03\x12\n" +
 	"\n" +
 	"\x06Failed\x10\x04\x12\x0f\n" +
-	"\vTerminating\x10\x05\"\xea\x01\n" +
+	"\vTerminating\x10\x05\"m\n" +
+	"\x1aStartVirtualMachineRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"\x91\x01\n" +
+	"\x19StopVirtualMachineRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
+	"\x05force\x18\x03 \x01(\bH\x00R\x05force\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestIdB\b\n" +
+	"\x06_force\"\x94\x01\n" +
+	"\x1cRestartVirtualMachineRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
+	"\x05force\x18\x03 \x01(\bH\x00R\x05force\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestIdB\b\n" +
+	"\x06_force\"\xb7\x02\n" +
+	"\x1cMigrateVirtualMachineRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
+	"\x05force\x18\x03 \x01(\bH\x00R\x05force\x88\x01\x01\x12`\n" +
+	"\rnode_selector\x18\x04 \x03(\v2;.orlop.vm.v1.MigrateVirtualMachineRequest.NodeSelectorEntryR\fnodeSelector\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x1a?\n" +
+	"\x11NodeSelectorEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
+	"\x06_force\"\xea\x01\n" +
 	"$CreateVirtualMachineOperationRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12`\n" +
 	"\x19virtual_machine_operation\x18\x02 \x01(\v2$.orlop.vm.v1.VirtualMachineOperationR\x17virtualMachineOperation\x12#\n" +
@@ -1292,15 +1617,22 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\x0e2\x1e.orlop.meta.v1.EventType.ValueR\x04type\x12<\n" +
 	"\x06object\x18\x02 \x01(\v2$.orlop.vm.v1.VirtualMachineOperationR\x06object\x12)\n" +
 	"\x10resource_version\x18\x03 \x01(\tR\x0fresourceVersion\x12\x14\n" +
-	"\x05store\x18\x04 \x01(\tR\x05store2\xd7\n" +
-	"\n" +
+	"\x05store\x18\x04 \x01(\tR\x05store2\xd4\x10\n" +
 	"\x1eVirtualMachineOperationService\x12\xd6\x01\n" +
 	"\x1dCreateVirtualMachineOperation\x121.orlop.vm.v1.CreateVirtualMachineOperationRequest\x1a$.orlop.vm.v1.VirtualMachineOperation\"\\\x82\xd3\xe4\x93\x02V:\x19virtual_machine_operation\"9/v1alpha2/namespaces/{namespace}/virtualmachineoperations\x12\xa7\x01\n" +
 	"\x1aGetVirtualMachineOperation\x12\x19.orlop.meta.v1.GetRequest\x1a$.orlop.vm.v1.VirtualMachineOperation\"H\x82\xd3\xe4\x93\x02B\x12@/v1alpha2/namespaces/{namespace}/virtualmachineoperations/{name}\x12\xd6\x01\n" +
 	"\x1cListVirtualMachineOperations\x12\x1a.orlop.meta.v1.ListRequest\x1a1.orlop.vm.v1.ListVirtualMachineOperationsResponse\"g\x82\xd3\xe4\x93\x02aZ$\x12\"/v1alpha2/virtualmachineoperations\x129/v1alpha2/namespaces/{namespace}/virtualmachineoperations\x12\xbe\x02\n" +
 	"\x1dUpdateVirtualMachineOperation\x121.orlop.vm.v1.UpdateVirtualMachineOperationRequest\x1a$.orlop.vm.v1.VirtualMachineOperation\"\xc3\x01\x82\xd3\xe4\x93\x02\xbc\x01:\x19virtual_machine_operationZ]:\x19virtual_machine_operation2@/v1alpha2/namespaces/{namespace}/virtualmachineoperations/{name}\x1a@/v1alpha2/namespaces/{namespace}/virtualmachineoperations/{name}\x12\xad\x01\n" +
 	"\x1dDeleteVirtualMachineOperation\x12\x1c.orlop.meta.v1.DeleteRequest\x1a$.orlop.vm.v1.VirtualMachineOperation\"H\x82\xd3\xe4\x93\x02B*@/v1alpha2/namespaces/{namespace}/virtualmachineoperations/{name}\x12\xe7\x01\n" +
-	"\x1dWatchVirtualMachineOperations\x12\x1b.orlop.meta.v1.WatchRequest\x1a2.orlop.vm.v1.WatchVirtualMachineOperationsResponse\"s\x82\xd3\xe4\x93\x02mZ*\x12(/v1alpha2/virtualmachineoperations:watch\x12?/v1alpha2/namespaces/{namespace}/virtualmachineoperations:watch0\x01B Z\x1eorlop.dev/gen/orlop/vm/v1;vmv1b\x06proto3"
+	"\x1dWatchVirtualMachineOperations\x12\x1b.orlop.meta.v1.WatchRequest\x1a2.orlop.vm.v1.WatchVirtualMachineOperationsResponse\"s\x82\xd3\xe4\x93\x02mZ*\x12(/v1alpha2/virtualmachineoperations:watch\x12?/v1alpha2/namespaces/{namespace}/virtualmachineoperations:watch0\x01\x12\xba\x01\n" +
+	"\x13StartVirtualMachine\x12'.orlop.vm.v1.StartVirtualMachineRequest\x1a$.orlop.vm.v1.VirtualMachineOperation\"T\xa2\xd4\x18\b\n" +
+	"\x06create\x82\xd3\xe4\x93\x02B:\x01*\"=/v1alpha2/namespaces/{namespace}/virtualmachines/{name}:start\x12\xb7\x01\n" +
+	"\x12StopVirtualMachine\x12&.orlop.vm.v1.StopVirtualMachineRequest\x1a$.orlop.vm.v1.VirtualMachineOperation\"S\xa2\xd4\x18\b\n" +
+	"\x06create\x82\xd3\xe4\x93\x02A:\x01*\"</v1alpha2/namespaces/{namespace}/virtualmachines/{name}:stop\x12\xc0\x01\n" +
+	"\x15RestartVirtualMachine\x12).orlop.vm.v1.RestartVirtualMachineRequest\x1a$.orlop.vm.v1.VirtualMachineOperation\"V\xa2\xd4\x18\b\n" +
+	"\x06create\x82\xd3\xe4\x93\x02D:\x01*\"?/v1alpha2/namespaces/{namespace}/virtualmachines/{name}:restart\x12\xc0\x01\n" +
+	"\x15MigrateVirtualMachine\x12).orlop.vm.v1.MigrateVirtualMachineRequest\x1a$.orlop.vm.v1.VirtualMachineOperation\"V\xa2\xd4\x18\b\n" +
+	"\x06create\x82\xd3\xe4\x93\x02D:\x01*\"?/v1alpha2/namespaces/{namespace}/virtualmachines/{name}:migrateB Z\x1eorlop.dev/gen/orlop/vm/v1;vmv1b\x06proto3"
 
 var (
 	file_orlop_vm_v1_virtual_machine_operation_proto_rawDescOnce sync.Once
@@ -1315,7 +1647,7 @@ func file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP() []byte {
 }
 
 var file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_orlop_vm_v1_virtual_machine_operation_proto_goTypes = []any{
 	(OperationMode_Value)(0),                      // 0: orlop.vm.v1.OperationMode.Value
 	(OperationType_Value)(0),                      // 1: orlop.vm.v1.OperationType.Value
@@ -1332,59 +1664,73 @@ var file_orlop_vm_v1_virtual_machine_operation_proto_goTypes = []any{
 	(*OperationType)(nil),                         // 12: orlop.vm.v1.OperationType
 	(*VirtualMachineOperationStatus)(nil),         // 13: orlop.vm.v1.VirtualMachineOperationStatus
 	(*OperationPhase)(nil),                        // 14: orlop.vm.v1.OperationPhase
-	(*CreateVirtualMachineOperationRequest)(nil),  // 15: orlop.vm.v1.CreateVirtualMachineOperationRequest
-	(*UpdateVirtualMachineOperationRequest)(nil),  // 16: orlop.vm.v1.UpdateVirtualMachineOperationRequest
-	(*ListVirtualMachineOperationsResponse)(nil),  // 17: orlop.vm.v1.ListVirtualMachineOperationsResponse
-	(*WatchVirtualMachineOperationsResponse)(nil), // 18: orlop.vm.v1.WatchVirtualMachineOperationsResponse
-	nil,                           // 19: orlop.vm.v1.OperationMigrate.NodeSelectorEntry
-	(*v1.ObjectMeta)(nil),         // 20: orlop.meta.v1.ObjectMeta
-	(*v1.Condition)(nil),          // 21: orlop.meta.v1.Condition
-	(*fieldmaskpb.FieldMask)(nil), // 22: google.protobuf.FieldMask
-	(v1.EventType_Value)(0),       // 23: orlop.meta.v1.EventType.Value
-	(*v1.GetRequest)(nil),         // 24: orlop.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),        // 25: orlop.meta.v1.ListRequest
-	(*v1.DeleteRequest)(nil),      // 26: orlop.meta.v1.DeleteRequest
-	(*v1.WatchRequest)(nil),       // 27: orlop.meta.v1.WatchRequest
+	(*StartVirtualMachineRequest)(nil),            // 15: orlop.vm.v1.StartVirtualMachineRequest
+	(*StopVirtualMachineRequest)(nil),             // 16: orlop.vm.v1.StopVirtualMachineRequest
+	(*RestartVirtualMachineRequest)(nil),          // 17: orlop.vm.v1.RestartVirtualMachineRequest
+	(*MigrateVirtualMachineRequest)(nil),          // 18: orlop.vm.v1.MigrateVirtualMachineRequest
+	(*CreateVirtualMachineOperationRequest)(nil),  // 19: orlop.vm.v1.CreateVirtualMachineOperationRequest
+	(*UpdateVirtualMachineOperationRequest)(nil),  // 20: orlop.vm.v1.UpdateVirtualMachineOperationRequest
+	(*ListVirtualMachineOperationsResponse)(nil),  // 21: orlop.vm.v1.ListVirtualMachineOperationsResponse
+	(*WatchVirtualMachineOperationsResponse)(nil), // 22: orlop.vm.v1.WatchVirtualMachineOperationsResponse
+	nil,                           // 23: orlop.vm.v1.OperationMigrate.NodeSelectorEntry
+	nil,                           // 24: orlop.vm.v1.MigrateVirtualMachineRequest.NodeSelectorEntry
+	(*v1.ObjectMeta)(nil),         // 25: orlop.meta.v1.ObjectMeta
+	(*v1.Condition)(nil),          // 26: orlop.meta.v1.Condition
+	(*fieldmaskpb.FieldMask)(nil), // 27: google.protobuf.FieldMask
+	(v1.EventType_Value)(0),       // 28: orlop.meta.v1.EventType.Value
+	(*v1.GetRequest)(nil),         // 29: orlop.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),        // 30: orlop.meta.v1.ListRequest
+	(*v1.DeleteRequest)(nil),      // 31: orlop.meta.v1.DeleteRequest
+	(*v1.WatchRequest)(nil),       // 32: orlop.meta.v1.WatchRequest
 }
 var file_orlop_vm_v1_virtual_machine_operation_proto_depIdxs = []int32{
-	20, // 0: orlop.vm.v1.VirtualMachineOperation.metadata:type_name -> orlop.meta.v1.ObjectMeta
+	25, // 0: orlop.vm.v1.VirtualMachineOperation.metadata:type_name -> orlop.meta.v1.ObjectMeta
 	4,  // 1: orlop.vm.v1.VirtualMachineOperation.spec:type_name -> orlop.vm.v1.VirtualMachineOperationSpec
 	13, // 2: orlop.vm.v1.VirtualMachineOperation.status:type_name -> orlop.vm.v1.VirtualMachineOperationStatus
 	1,  // 3: orlop.vm.v1.VirtualMachineOperationSpec.type:type_name -> orlop.vm.v1.OperationType.Value
 	5,  // 4: orlop.vm.v1.VirtualMachineOperationSpec.migrate:type_name -> orlop.vm.v1.OperationMigrate
 	6,  // 5: orlop.vm.v1.VirtualMachineOperationSpec.restore:type_name -> orlop.vm.v1.OperationRestore
 	8,  // 6: orlop.vm.v1.VirtualMachineOperationSpec.clone:type_name -> orlop.vm.v1.OperationClone
-	19, // 7: orlop.vm.v1.OperationMigrate.node_selector:type_name -> orlop.vm.v1.OperationMigrate.NodeSelectorEntry
+	23, // 7: orlop.vm.v1.OperationMigrate.node_selector:type_name -> orlop.vm.v1.OperationMigrate.NodeSelectorEntry
 	0,  // 8: orlop.vm.v1.OperationRestore.mode:type_name -> orlop.vm.v1.OperationMode.Value
 	0,  // 9: orlop.vm.v1.OperationClone.mode:type_name -> orlop.vm.v1.OperationMode.Value
 	9,  // 10: orlop.vm.v1.OperationClone.name_replacement:type_name -> orlop.vm.v1.NameReplacement
 	11, // 11: orlop.vm.v1.OperationClone.customization:type_name -> orlop.vm.v1.CloneCustomization
 	10, // 12: orlop.vm.v1.NameReplacement.from:type_name -> orlop.vm.v1.NameReplacementFrom
 	2,  // 13: orlop.vm.v1.VirtualMachineOperationStatus.phase:type_name -> orlop.vm.v1.OperationPhase.Value
-	21, // 14: orlop.vm.v1.VirtualMachineOperationStatus.conditions:type_name -> orlop.meta.v1.Condition
-	3,  // 15: orlop.vm.v1.CreateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 16: orlop.vm.v1.UpdateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
-	22, // 17: orlop.vm.v1.UpdateVirtualMachineOperationRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 18: orlop.vm.v1.ListVirtualMachineOperationsResponse.items:type_name -> orlop.vm.v1.VirtualMachineOperation
-	23, // 19: orlop.vm.v1.WatchVirtualMachineOperationsResponse.type:type_name -> orlop.meta.v1.EventType.Value
-	3,  // 20: orlop.vm.v1.WatchVirtualMachineOperationsResponse.object:type_name -> orlop.vm.v1.VirtualMachineOperation
-	15, // 21: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:input_type -> orlop.vm.v1.CreateVirtualMachineOperationRequest
-	24, // 22: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:input_type -> orlop.meta.v1.GetRequest
-	25, // 23: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:input_type -> orlop.meta.v1.ListRequest
-	16, // 24: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:input_type -> orlop.vm.v1.UpdateVirtualMachineOperationRequest
-	26, // 25: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:input_type -> orlop.meta.v1.DeleteRequest
-	27, // 26: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:input_type -> orlop.meta.v1.WatchRequest
-	3,  // 27: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 28: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	17, // 29: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:output_type -> orlop.vm.v1.ListVirtualMachineOperationsResponse
-	3,  // 30: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 31: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	18, // 32: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:output_type -> orlop.vm.v1.WatchVirtualMachineOperationsResponse
-	27, // [27:33] is the sub-list for method output_type
-	21, // [21:27] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	26, // 14: orlop.vm.v1.VirtualMachineOperationStatus.conditions:type_name -> orlop.meta.v1.Condition
+	24, // 15: orlop.vm.v1.MigrateVirtualMachineRequest.node_selector:type_name -> orlop.vm.v1.MigrateVirtualMachineRequest.NodeSelectorEntry
+	3,  // 16: orlop.vm.v1.CreateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 17: orlop.vm.v1.UpdateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
+	27, // 18: orlop.vm.v1.UpdateVirtualMachineOperationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 19: orlop.vm.v1.ListVirtualMachineOperationsResponse.items:type_name -> orlop.vm.v1.VirtualMachineOperation
+	28, // 20: orlop.vm.v1.WatchVirtualMachineOperationsResponse.type:type_name -> orlop.meta.v1.EventType.Value
+	3,  // 21: orlop.vm.v1.WatchVirtualMachineOperationsResponse.object:type_name -> orlop.vm.v1.VirtualMachineOperation
+	19, // 22: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:input_type -> orlop.vm.v1.CreateVirtualMachineOperationRequest
+	29, // 23: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:input_type -> orlop.meta.v1.GetRequest
+	30, // 24: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:input_type -> orlop.meta.v1.ListRequest
+	20, // 25: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:input_type -> orlop.vm.v1.UpdateVirtualMachineOperationRequest
+	31, // 26: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:input_type -> orlop.meta.v1.DeleteRequest
+	32, // 27: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:input_type -> orlop.meta.v1.WatchRequest
+	15, // 28: orlop.vm.v1.VirtualMachineOperationService.StartVirtualMachine:input_type -> orlop.vm.v1.StartVirtualMachineRequest
+	16, // 29: orlop.vm.v1.VirtualMachineOperationService.StopVirtualMachine:input_type -> orlop.vm.v1.StopVirtualMachineRequest
+	17, // 30: orlop.vm.v1.VirtualMachineOperationService.RestartVirtualMachine:input_type -> orlop.vm.v1.RestartVirtualMachineRequest
+	18, // 31: orlop.vm.v1.VirtualMachineOperationService.MigrateVirtualMachine:input_type -> orlop.vm.v1.MigrateVirtualMachineRequest
+	3,  // 32: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 33: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	21, // 34: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:output_type -> orlop.vm.v1.ListVirtualMachineOperationsResponse
+	3,  // 35: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 36: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	22, // 37: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:output_type -> orlop.vm.v1.WatchVirtualMachineOperationsResponse
+	3,  // 38: orlop.vm.v1.VirtualMachineOperationService.StartVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 39: orlop.vm.v1.VirtualMachineOperationService.StopVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 40: orlop.vm.v1.VirtualMachineOperationService.RestartVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
+	3,  // 41: orlop.vm.v1.VirtualMachineOperationService.MigrateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
+	32, // [32:42] is the sub-list for method output_type
+	22, // [22:32] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_orlop_vm_v1_virtual_machine_operation_proto_init() }
@@ -1393,13 +1739,16 @@ func file_orlop_vm_v1_virtual_machine_operation_proto_init() {
 		return
 	}
 	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[1].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc), len(file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

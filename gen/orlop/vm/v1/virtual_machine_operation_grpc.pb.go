@@ -28,6 +28,10 @@ const (
 	VirtualMachineOperationService_UpdateVirtualMachineOperation_FullMethodName = "/orlop.vm.v1.VirtualMachineOperationService/UpdateVirtualMachineOperation"
 	VirtualMachineOperationService_DeleteVirtualMachineOperation_FullMethodName = "/orlop.vm.v1.VirtualMachineOperationService/DeleteVirtualMachineOperation"
 	VirtualMachineOperationService_WatchVirtualMachineOperations_FullMethodName = "/orlop.vm.v1.VirtualMachineOperationService/WatchVirtualMachineOperations"
+	VirtualMachineOperationService_StartVirtualMachine_FullMethodName           = "/orlop.vm.v1.VirtualMachineOperationService/StartVirtualMachine"
+	VirtualMachineOperationService_StopVirtualMachine_FullMethodName            = "/orlop.vm.v1.VirtualMachineOperationService/StopVirtualMachine"
+	VirtualMachineOperationService_RestartVirtualMachine_FullMethodName         = "/orlop.vm.v1.VirtualMachineOperationService/RestartVirtualMachine"
+	VirtualMachineOperationService_MigrateVirtualMachine_FullMethodName         = "/orlop.vm.v1.VirtualMachineOperationService/MigrateVirtualMachine"
 )
 
 // VirtualMachineOperationServiceClient is the client API for VirtualMachineOperationService service.
@@ -48,6 +52,14 @@ type VirtualMachineOperationServiceClient interface {
 	DeleteVirtualMachineOperation(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error)
 	// WatchVirtualMachineOperations streams changes until the caller leaves.
 	WatchVirtualMachineOperations(ctx context.Context, in *v1.WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVirtualMachineOperationsResponse], error)
+	// StartVirtualMachine makes an operation of type Start.
+	StartVirtualMachine(ctx context.Context, in *StartVirtualMachineRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error)
+	// StopVirtualMachine makes an operation of type Stop.
+	StopVirtualMachine(ctx context.Context, in *StopVirtualMachineRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error)
+	// RestartVirtualMachine makes an operation of type Restart.
+	RestartVirtualMachine(ctx context.Context, in *RestartVirtualMachineRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error)
+	// MigrateVirtualMachine makes an operation of type Migrate.
+	MigrateVirtualMachine(ctx context.Context, in *MigrateVirtualMachineRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error)
 }
 
 type virtualMachineOperationServiceClient struct {
@@ -127,6 +139,46 @@ func (c *virtualMachineOperationServiceClient) WatchVirtualMachineOperations(ctx
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VirtualMachineOperationService_WatchVirtualMachineOperationsClient = grpc.ServerStreamingClient[WatchVirtualMachineOperationsResponse]
 
+func (c *virtualMachineOperationServiceClient) StartVirtualMachine(ctx context.Context, in *StartVirtualMachineRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VirtualMachineOperation)
+	err := c.cc.Invoke(ctx, VirtualMachineOperationService_StartVirtualMachine_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *virtualMachineOperationServiceClient) StopVirtualMachine(ctx context.Context, in *StopVirtualMachineRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VirtualMachineOperation)
+	err := c.cc.Invoke(ctx, VirtualMachineOperationService_StopVirtualMachine_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *virtualMachineOperationServiceClient) RestartVirtualMachine(ctx context.Context, in *RestartVirtualMachineRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VirtualMachineOperation)
+	err := c.cc.Invoke(ctx, VirtualMachineOperationService_RestartVirtualMachine_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *virtualMachineOperationServiceClient) MigrateVirtualMachine(ctx context.Context, in *MigrateVirtualMachineRequest, opts ...grpc.CallOption) (*VirtualMachineOperation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VirtualMachineOperation)
+	err := c.cc.Invoke(ctx, VirtualMachineOperationService_MigrateVirtualMachine_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VirtualMachineOperationServiceServer is the server API for VirtualMachineOperationService service.
 // All implementations must embed UnimplementedVirtualMachineOperationServiceServer
 // for forward compatibility.
@@ -145,6 +197,14 @@ type VirtualMachineOperationServiceServer interface {
 	DeleteVirtualMachineOperation(context.Context, *v1.DeleteRequest) (*VirtualMachineOperation, error)
 	// WatchVirtualMachineOperations streams changes until the caller leaves.
 	WatchVirtualMachineOperations(*v1.WatchRequest, grpc.ServerStreamingServer[WatchVirtualMachineOperationsResponse]) error
+	// StartVirtualMachine makes an operation of type Start.
+	StartVirtualMachine(context.Context, *StartVirtualMachineRequest) (*VirtualMachineOperation, error)
+	// StopVirtualMachine makes an operation of type Stop.
+	StopVirtualMachine(context.Context, *StopVirtualMachineRequest) (*VirtualMachineOperation, error)
+	// RestartVirtualMachine makes an operation of type Restart.
+	RestartVirtualMachine(context.Context, *RestartVirtualMachineRequest) (*VirtualMachineOperation, error)
+	// MigrateVirtualMachine makes an operation of type Migrate.
+	MigrateVirtualMachine(context.Context, *MigrateVirtualMachineRequest) (*VirtualMachineOperation, error)
 	mustEmbedUnimplementedVirtualMachineOperationServiceServer()
 }
 
@@ -172,6 +232,18 @@ func (UnimplementedVirtualMachineOperationServiceServer) DeleteVirtualMachineOpe
 }
 func (UnimplementedVirtualMachineOperationServiceServer) WatchVirtualMachineOperations(*v1.WatchRequest, grpc.ServerStreamingServer[WatchVirtualMachineOperationsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchVirtualMachineOperations not implemented")
+}
+func (UnimplementedVirtualMachineOperationServiceServer) StartVirtualMachine(context.Context, *StartVirtualMachineRequest) (*VirtualMachineOperation, error) {
+	return nil, status.Error(codes.Unimplemented, "method StartVirtualMachine not implemented")
+}
+func (UnimplementedVirtualMachineOperationServiceServer) StopVirtualMachine(context.Context, *StopVirtualMachineRequest) (*VirtualMachineOperation, error) {
+	return nil, status.Error(codes.Unimplemented, "method StopVirtualMachine not implemented")
+}
+func (UnimplementedVirtualMachineOperationServiceServer) RestartVirtualMachine(context.Context, *RestartVirtualMachineRequest) (*VirtualMachineOperation, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestartVirtualMachine not implemented")
+}
+func (UnimplementedVirtualMachineOperationServiceServer) MigrateVirtualMachine(context.Context, *MigrateVirtualMachineRequest) (*VirtualMachineOperation, error) {
+	return nil, status.Error(codes.Unimplemented, "method MigrateVirtualMachine not implemented")
 }
 func (UnimplementedVirtualMachineOperationServiceServer) mustEmbedUnimplementedVirtualMachineOperationServiceServer() {
 }
@@ -296,6 +368,78 @@ func _VirtualMachineOperationService_WatchVirtualMachineOperations_Handler(srv i
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VirtualMachineOperationService_WatchVirtualMachineOperationsServer = grpc.ServerStreamingServer[WatchVirtualMachineOperationsResponse]
 
+func _VirtualMachineOperationService_StartVirtualMachine_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StartVirtualMachineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VirtualMachineOperationServiceServer).StartVirtualMachine(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VirtualMachineOperationService_StartVirtualMachine_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VirtualMachineOperationServiceServer).StartVirtualMachine(ctx, req.(*StartVirtualMachineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VirtualMachineOperationService_StopVirtualMachine_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StopVirtualMachineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VirtualMachineOperationServiceServer).StopVirtualMachine(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VirtualMachineOperationService_StopVirtualMachine_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VirtualMachineOperationServiceServer).StopVirtualMachine(ctx, req.(*StopVirtualMachineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VirtualMachineOperationService_RestartVirtualMachine_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestartVirtualMachineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VirtualMachineOperationServiceServer).RestartVirtualMachine(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VirtualMachineOperationService_RestartVirtualMachine_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VirtualMachineOperationServiceServer).RestartVirtualMachine(ctx, req.(*RestartVirtualMachineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VirtualMachineOperationService_MigrateVirtualMachine_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MigrateVirtualMachineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VirtualMachineOperationServiceServer).MigrateVirtualMachine(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VirtualMachineOperationService_MigrateVirtualMachine_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VirtualMachineOperationServiceServer).MigrateVirtualMachine(ctx, req.(*MigrateVirtualMachineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // VirtualMachineOperationService_ServiceDesc is the grpc.ServiceDesc for VirtualMachineOperationService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -322,6 +466,22 @@ var VirtualMachineOperationService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteVirtualMachineOperation",
 			Handler:    _VirtualMachineOperationService_DeleteVirtualMachineOperation_Handler,
+		},
+		{
+			MethodName: "StartVirtualMachine",
+			Handler:    _VirtualMachineOperationService_StartVirtualMachine_Handler,
+		},
+		{
+			MethodName: "StopVirtualMachine",
+			Handler:    _VirtualMachineOperationService_StopVirtualMachine_Handler,
+		},
+		{
+			MethodName: "RestartVirtualMachine",
+			Handler:    _VirtualMachineOperationService_RestartVirtualMachine_Handler,
+		},
+		{
+			MethodName: "MigrateVirtualMachine",
+			Handler:    _VirtualMachineOperationService_MigrateVirtualMachine_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -38,7 +38,7 @@ type Options struct {
 	Logger  *slog.Logger
 }
 
-// Engine implements machine.Engine.
+// Engine implements machine.Engine and migration.Engine.
 type Engine struct {
 	qemu    *qemu.Engine
 	seeds   string
@@ -132,7 +132,7 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 	case err != nil:
 		return machine.Sight{}, unresponsive(err)
 	}
-	sight := machine.Sight{QEMU: e.qemu.Host().Version.String()}
+	sight := machine.Sight{QEMU: e.qemu.Host().Version.String(), Moving: e.qemu.Moving(uid)}
 	if state == qemu.StateGone {
 		sight.State, err = stateOfEnding(process)
 		return sight, err

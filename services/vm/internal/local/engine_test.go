@@ -21,6 +21,7 @@ import (
 	"orlop.dev/services/vm/internal/local"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/machine/machinetest"
+	"orlop.dev/services/vm/internal/migration/migrationtest"
 	"orlop.dev/services/vm/internal/qemu"
 )
 
@@ -191,5 +192,56 @@ func TestInstanceThatQEMURefusesIsInvalid(t *testing.T) {
 	unplugged.Port = &networkv1.Port{MacAddress: "52:54:00:00:00:01", Mode: networkv1.PortMode_User}
 	if err := engine.Start(t.Context(), unplugged); err == nil {
 		t.Error("a port without an address is taken")
+	}
+}
+
+func TestEngineMoves(t *testing.T) {
+	migrationtest.Run(t, func(t *testing.T) migrationtest.Subject {
+		engine := open(t)
+		return migrationtest.Subject{
+			Engine: engine,
+			Start: func(t *testing.T, uid string) *networkv1.Port {
+				wanted := instance(t, uid)
+				if err := engine.Start(t.Context(), wanted); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := engine.Kill(context.WithoutCancel(t.Context()), uid); err != nil {
+						t.Error(err)
+					}
+				})
+				return wanted.Port
+			},
+			Works: func(t *testing.T, uid string) { works(t, engine, uid) },
+		}
+	})
+}
+
+// works types into the guest, which answers.
+func works(t *testing.T, engine *local.Engine, uid string) {
+	t.Helper()
+	sight, err := engine.Look(t.Context(), uid)
+	if err != nil || sight.State != machine.Running || sight.Moving {
+		t.Fatalf("%+v, %v", sight, err)
+	}
+	line, err := engine.Console(t.Context(), uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-line.Connected()
+	viewer, err := line.Attach()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer viewer.Close()
+	const word = "moved?"
+	if _, err := viewer.Write([]byte(word)); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	for one := make([]byte, 1); !strings.HasSuffix(said.String(), word); said.Write(one) {
+		if _, err := viewer.Read(one); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -45,6 +45,17 @@ func (i Instance) lacksDevice() bool {
 	return slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Path == "" })
 }
 
+// pinned names the disks of an instance that are on its node only.
+func pinned(vm *vmv1.VirtualMachine, instance Instance) []string {
+	var names []string
+	for i, device := range instance.Devices {
+		if device.Node != "" {
+			names = append(names, describe(vm.GetSpec().GetBlockDeviceRefs()[i]))
+		}
+	}
+	return names
+}
+
 // pins finds the disks that only one node reaches: the node, by the disk's name.
 func (r *Reconciler) pins(ctx context.Context, vm *vmv1.VirtualMachine) (map[string]string, error) {
 	pins := map[string]string{}

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
@@ -26,8 +27,32 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 		list.False("AgentReady", "AgentNotReady", "The guest agent does not answer; see \"Agent Installation\" in the guide.")
 	}
 	configuration(&list, o)
-	list.False("Migratable", "VirtualMachineNotMigratable", "Live migration is not supported yet.")
+	migrating(&list, o)
 	return list.Conditions()
+}
+
+func migrating(list *condition.List, o *observation) {
+	const can, not = "Migratable", "VirtualMachineNotMigratable"
+	switch {
+	case !o.sight.State.Alive():
+		list.False(can, not, "The VM does not run.")
+	case len(o.record.Pinned) > 0:
+		list.False(can, not, strings.Join(o.record.Pinned, ", ")+" can be used on "+o.record.Node+" only: "+
+			"its storage class has access mode ReadWriteOnce.")
+	default:
+		list.True(can, "VirtualMachineMigratable", "")
+	}
+	const moves = "Migrating"
+	switch m := o.record.Migration; {
+	case m.Active() && m.Target != "":
+		list.True(moves, "VirtualMachineMigrating", "The VM moves from "+m.Source+" to "+m.Target+".")
+	case m.Active():
+		list.False(moves, "VirtualMachineNotMigrating", strings.TrimSuffix("The VM waits to be moved: "+m.Waits, ": "))
+	case m != nil && m.Ended != nil && !m.Succeeded:
+		list.False(moves, "LastMigrationFinishedWithError", m.Failure.Message)
+	default:
+		list.False(moves, "VirtualMachineNotMigrating", "")
+	}
 }
 
 func dependency(list *condition.List, name, reason string, p *problem) {
@@ -41,7 +66,7 @@ func dependency(list *condition.List, name, reason string, p *problem) {
 func running(list *condition.List, o *observation, phase vmv1.VirtualMachinePhase_Value) {
 	const name, not = "Running", "VirtualMachineNotRunning"
 	switch {
-	case phase == vmv1.VirtualMachinePhase_Running:
+	case phase == vmv1.VirtualMachinePhase_Running, phase == vmv1.VirtualMachinePhase_Migrating:
 		list.True(name, "VirtualMachineRunning", "")
 	case o.startProblem != nil:
 		list.False(name, o.startProblem.reason, o.startProblem.message)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -62,6 +64,7 @@ func (r *Reconciler) launch(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 	case err == nil && o.record.Awaits:
 		now := r.Now()
 		o.record.Awaits, o.record.Started = false, &now
+		o.record.Pinned = pinned(vm, instance)
 		err = r.Power.Put(ctx, instance.UID, o.record)
 	}
 	if err == nil {
@@ -164,7 +167,7 @@ func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	o.record.Node, o.record.Applied, o.record.Started = name, json.RawMessage(applied), &now
 	o.record.MilliCPU, o.record.MemoryBytes = demand.MilliCPU, demand.MemoryBytes
 	o.record.Instance++
-	o.record.Awaits = o.awaits
+	o.record.Awaits, o.record.Pinned = o.awaits, slices.Sorted(maps.Keys(pins))
 	// Whatever was asked of an earlier instance is done with this one. From now on
 	// a VM that becomes Manual stays as it is.
 	on := true
@@ -178,16 +181,28 @@ func (r *Reconciler) used(ctx context.Context) (map[string]node.Demand, error) {
 	if err != nil {
 		return nil, err
 	}
+	return usedOf(records), nil
+}
+
+// usedOf is what VMs have of each node. One that moves has of both.
+func usedOf(records []*power.Record) map[string]node.Demand {
 	used := map[string]node.Demand{}
-	for _, record := range records {
-		if record.Node != "" {
-			sum := used[record.Node]
-			used[record.Node] = node.Demand{
-				MilliCPU: sum.MilliCPU + record.MilliCPU, MemoryBytes: sum.MemoryBytes + record.MemoryBytes,
-			}
+	add := func(name string, record *power.Record) {
+		sum := used[name]
+		used[name] = node.Demand{
+			MilliCPU: sum.MilliCPU + record.MilliCPU, MemoryBytes: sum.MemoryBytes + record.MemoryBytes,
 		}
 	}
-	return used, nil
+	for _, record := range records {
+		if record.Node == "" {
+			continue
+		}
+		add(record.Node, record)
+		if m := record.Migration; m.Active() && m.Target != "" {
+			add(m.Target, record)
+		}
+	}
+	return used
 }
 
 // waited is how long the VM's dependencies kept it from starting, the first
@@ -259,6 +274,7 @@ func (r *Reconciler) forget(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 			return err
 		}
 	}
+	r.endMigration(o)
 	o.record.InstanceGone()
 	if err := r.Power.Put(ctx, uid, o.record); err != nil {
 		return err
@@ -270,10 +286,18 @@ func (r *Reconciler) forget(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 
 // tend looks after a VM that runs as it should.
 func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	uid := vm.GetMetadata().GetUid()
+	if o.sight.Moving { // of a migration that nobody remembers
+		if err := r.Migrations.Abort(ctx, uid, ""); err != nil {
+			return err
+		}
+	}
+	if err := r.replug(ctx, vm, o); err != nil {
+		return err
+	}
 	if err := r.grow(ctx, vm, o); err != nil {
 		return err
 	}
-	uid := vm.GetMetadata().GetUid()
 	automatic := vm.GetSpec().GetDisruptions().GetRestartApprovalMode() == vmv1.RestartApprovalMode_Automatic
 	switch {
 	case o.sight.State == Unresponsive:

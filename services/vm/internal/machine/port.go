@@ -85,6 +85,8 @@ type Sight struct {
 	Agent *Agent
 	// QEMU is the version that runs the instance.
 	QEMU string
+	// Moving is true where something is left of a migration that has not ended.
+	Moving bool
 }
 
 // Agent is what a guest says of itself. Not to be believed for a decision.

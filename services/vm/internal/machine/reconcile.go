@@ -15,6 +15,7 @@ import (
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile"
+	"orlop.dev/services/vm/internal/migration"
 	"orlop.dev/services/vm/internal/node"
 	"orlop.dev/services/vm/internal/power"
 )
@@ -32,8 +33,12 @@ type Reconciler struct {
 	Engine    Engine
 	Power     *power.Store
 	Nodes     []node.Node
-	Now       func() time.Time
+	// Migrations moves what Engine runs, as Migration says.
+	Migrations migration.Engine
+	Migration  migration.Settings
+	Now        func() time.Time
 
+	watchdog migration.Watchdog
 	// placing makes choosing a node and writing it down one step.
 	placing sync.Mutex
 }
@@ -105,6 +110,8 @@ func (r *Reconciler) drive(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	switch {
 	case o.sight.State.ended():
 		return false, r.bury(ctx, vm, o)
+	case alive && o.record.Migration.Active():
+		return false, r.migrate(ctx, vm, o)
 	case alive && stopping(vm, o.record):
 		return false, r.stop(ctx, vm, o)
 	case alive:

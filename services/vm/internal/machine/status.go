@@ -29,6 +29,7 @@ func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.Virtu
 		Resources:                   resources(vm.GetSpec()),
 		Stats:                       r.stats(vm, o, phase),
 		VirtualMachinePods:          pods(vm, o),
+		MigrationState:              migrationState(vm, o),
 		Conditions:                  r.conditions(vm, o, phase),
 		ObservedGeneration:          vm.GetMetadata().GetGeneration(),
 	}
@@ -55,6 +56,8 @@ func phase(vm *vmv1.VirtualMachine, o *observation) vmv1.VirtualMachinePhase_Val
 		return vmv1.VirtualMachinePhase_Stopping
 	case o.sight.State == Unresponsive:
 		return vmv1.VirtualMachinePhase_Degraded
+	case o.record.Migration.Active() && o.record.Migration.Target != "" && o.sight.State.Alive():
+		return vmv1.VirtualMachinePhase_Migrating
 	case o.sight.State == Paused:
 		return vmv1.VirtualMachinePhase_Pause
 	case o.sight.State == Running:
@@ -65,6 +68,27 @@ func phase(vm *vmv1.VirtualMachine, o *observation) vmv1.VirtualMachinePhase_Val
 		return vmv1.VirtualMachinePhase_Pending
 	}
 	return vmv1.VirtualMachinePhase_Starting
+}
+
+// migrationState is the present migration's, or the last one's.
+func migrationState(vm *vmv1.VirtualMachine, o *observation) *vmv1.VirtualMachineMigrationState {
+	m := o.record.Migration
+	if m == nil || m.Target == "" {
+		return nil
+	}
+	state := &vmv1.VirtualMachineMigrationState{
+		StartTimestamp: timestamppb.New(m.Began.Truncate(time.Second)),
+		Source:         &vmv1.MigrationSide{Node: m.Source, Pod: podName(vm, o.record, m.Source)},
+		Target:         &vmv1.MigrationSide{Node: m.Target, Pod: podName(vm, o.record, m.Target)},
+	}
+	if m.Ended != nil {
+		state.EndTimestamp = timestamppb.New(m.Ended.Truncate(time.Second))
+		state.Result = vmv1.MigrationResult_Failed
+		if m.Succeeded {
+			state.Result = vmv1.MigrationResult_Succeeded
+		}
+	}
+	return state
 }
 
 // deviceStatuses are of the devices that the instance has; without one, of those

@@ -15,6 +15,7 @@ import (
 	"orlop.dev/kit/reconcile"
 	"orlop.dev/kit/reconcile/condition"
 	"orlop.dev/kit/resource"
+	"orlop.dev/services/vm/internal/migration"
 	"orlop.dev/services/vm/internal/power"
 )
 
@@ -30,7 +31,11 @@ type Reconciler struct {
 	Power    *power.Store
 	// Others lists the operations of a namespace.
 	Others func(namespace string) ([]*vmv1.VirtualMachineOperation, error)
-	Now    func() time.Time
+	// Delete asks for an operation to go.
+	Delete func(ctx context.Context, op *vmv1.VirtualMachineOperation) error
+	// Migrations tells how far a migration is.
+	Migrations migration.Engine
+	Now        func() time.Time
 }
 
 // rule says when an operation may begin (api.md of the platform, B.4).
@@ -54,6 +59,9 @@ func ruleOf(kind vmv1.OperationType_Value) rule {
 		return rule{append(up, vmv1.VirtualMachinePhase_Pending), manual, "StopInProgress"}
 	case vmv1.OperationType_Restart:
 		return rule{up, append(manual, vmv1.RunPolicy_AlwaysOn), "RestartInProgress"}
+	case vmv1.OperationType_Evict, vmv1.OperationType_Migrate:
+		up := []vmv1.VirtualMachinePhase_Value{vmv1.VirtualMachinePhase_Running}
+		return rule{up, append(manual, vmv1.RunPolicy_AlwaysOn), migration.ReasonPending}
 	}
 	return rule{}
 }
@@ -62,10 +70,10 @@ func ruleOf(kind vmv1.OperationType_Value) rule {
 // known from a mark on its VM's power record, whether it is done from the VM.
 func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOperation) (reconcile.Result, error) {
 	if op.GetMetadata().GetDeletionTimestamp() != nil {
-		return reconcile.Result{Finalized: true}, nil
+		return r.leave(ctx, op)
 	}
 	if Finished(op) {
-		return reconcile.Result{}, nil
+		return r.collect(ctx, op)
 	}
 	key := resource.Key{Namespace: op.GetMetadata().GetNamespace(), Name: op.GetSpec().GetVirtualMachineName()}
 	vm, found := r.Machines.Machine(key)
@@ -75,6 +83,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOpera
 	record, err := r.Power.Get(ctx, vm.GetMetadata().GetUid())
 	if err != nil {
 		return reconcile.Result{}, err
+	}
+	if m := ours(op, record); m != nil {
+		return r.follow(ctx, op, vm, m)
 	}
 	switch kind, policy := op.GetSpec().GetType(), vm.GetSpec().GetRunPolicy(); {
 	case record.Operation == op.GetMetadata().GetUid() && done(op, vm, record):
@@ -98,7 +109,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOpera
 // begin checks whether the operation may be done, and tells the VM.
 func (r *Reconciler) begin(ctx context.Context, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine) (reconcile.Result, error) {
 	kind, phase := op.GetSpec().GetType(), vm.GetStatus().GetPhase()
-	forced := kind == vmv1.OperationType_Restart && op.GetSpec().GetForce() && phase == vmv1.VirtualMachinePhase_Stopping
+	forced := op.GetSpec().GetForce() && phase == vmv1.VirtualMachinePhase_Stopping && !migrates(kind)
 	if !forced && !slices.Contains(ruleOf(kind).phases, phase) {
 		return r.fail(op, "NotApplicableForVirtualMachinePhase",
 			fmt.Sprintf("%s does not apply to a VM in phase %s.", kind, phaseName(phase)))
@@ -107,10 +118,19 @@ func (r *Reconciler) begin(ctx context.Context, op *vmv1.VirtualMachineOperation
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if other != "" {
-		return r.fail(op, "OtherOperationsAreInProgress", fmt.Sprintf("Operation %s is not finished yet.", other))
+	if other != nil {
+		reason := "OtherOperationsAreInProgress"
+		if migrates(kind) && migrates(other.GetSpec().GetType()) {
+			reason = "OtherMigrationInProgress"
+		}
+		return r.fail(op, reason, fmt.Sprintf("Operation %s is not finished yet.", other.GetMetadata().GetName()))
 	}
-	if err := r.Power.Change(ctx, vm.GetMetadata().GetUid(), func(record *power.Record) { tell(record, op) }); err != nil {
+	if migrates(kind) {
+		if reason, message := migratable(op, vm); reason != "" {
+			return r.fail(op, reason, message)
+		}
+	}
+	if err := r.Power.Change(ctx, vm.GetMetadata().GetUid(), func(record *power.Record) { r.tell(record, op, vm) }); err != nil {
 		return reconcile.Result{}, err
 	}
 	r.Machines.Wake(resource.KeyOf(vm))
@@ -126,12 +146,17 @@ func phaseName(phase vmv1.VirtualMachinePhase_Value) string {
 }
 
 // tell writes the operation's wish, and its mark, in one step.
-func tell(record *power.Record, op *vmv1.VirtualMachineOperation) {
+func (r *Reconciler) tell(record *power.Record, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine) {
 	uid, on := op.GetMetadata().GetUid(), op.GetSpec().GetType() != vmv1.OperationType_Stop
 	if record.Operation == uid {
 		return
 	}
-	record.Operation, record.NotBefore = uid, nil
+	record.Operation = uid
+	if migrates(op.GetSpec().GetType()) {
+		record.Migration = r.wish(op, vm, record)
+		return
+	}
+	record.NotBefore = nil
 	record.On, record.Force = &on, op.GetSpec().GetForce()
 	if op.GetSpec().GetType() == vmv1.OperationType_Restart {
 		record.Restart = uid
@@ -151,19 +176,19 @@ func done(op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine, record *pow
 	}
 }
 
-// older names an unfinished operation on the same VM that came first.
-func (r *Reconciler) older(op *vmv1.VirtualMachineOperation) (string, error) {
+// older finds an unfinished operation on the same VM that came first.
+func (r *Reconciler) older(op *vmv1.VirtualMachineOperation) (*vmv1.VirtualMachineOperation, error) {
 	all, err := r.Others(op.GetMetadata().GetNamespace())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, other := range all {
 		same := other.GetSpec().GetVirtualMachineName() == op.GetSpec().GetVirtualMachineName()
 		if same && !Finished(other) && before(other.GetMetadata(), op.GetMetadata()) {
-			return other.GetMetadata().GetName(), nil
+			return other, nil
 		}
 	}
-	return "", nil
+	return nil, nil //nolint:nilnil // There is none.
 }
 
 func before(a, b *metav1.ObjectMeta) bool {

@@ -150,13 +150,6 @@ func TestPhaseAndPolicyDecideWhetherAnOperationBegins(t *testing.T) {
 	}
 }
 
-func TestOperationsThatAreNotDoneYetAreRefusedByName(t *testing.T) {
-	w := newWorld(t, etcdtest.Start(t), vmv1.RunPolicy_Manual, running)
-	op := w.add(vmv1.OperationType_Evict)
-	w.pass(op)
-	w.want(op, failed, "NotSupported")
-}
-
 func TestOperationsOnNothingFail(t *testing.T) {
 	w := newWorld(t, etcdtest.Start(t), vmv1.RunPolicy_Manual, running)
 	op := w.add(stop)

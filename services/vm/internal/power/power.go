@@ -45,6 +45,11 @@ type Record struct {
 	Waited     time.Duration `json:"waited,omitempty"`
 	AgentAfter time.Duration `json:"agentAfter,omitempty"`
 
+	// Pinned are the disks of the present instance that are on its node only.
+	Pinned []string `json:"pinned,omitempty"`
+	// Migration is the present one, or the last.
+	Migration *Migration `json:"migration,omitempty"`
+
 	// NotBefore holds back the next start, after an instance that ended early or
 	// did not come to be.
 	NotBefore *time.Time `json:"notBefore,omitempty"`
@@ -53,6 +58,42 @@ type Record struct {
 	// What the present instance takes of its node.
 	MilliCPU    int64 `json:"milliCPU,omitempty"`
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+}
+
+// Migration is a move of an instance from node to node.
+type Migration struct {
+	// Operation is the UID of the operation that wants it.
+	Operation string `json:"operation"`
+	// Converge lets the guest be slowed down.
+	Converge bool `json:"converge,omitempty"`
+	// NodeSelector are labels that the target must have.
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+	Source       string            `json:"source"`
+	// Target is empty until it is chosen.
+	Target string `json:"target,omitempty"`
+	// WaitsFor and Waits are why none is chosen, as a reason and as a sentence.
+	WaitsFor string `json:"waitsFor,omitempty"`
+	Waits    string `json:"waits,omitempty"`
+	// Began is when it was asked for, Sending when memory began to be sent.
+	Began   time.Time  `json:"began"`
+	Sending *time.Time `json:"sending,omitempty"`
+	// Failure is why it is being ended, or was.
+	Failure *Reason `json:"failure,omitempty"`
+	// Ended is nil while it goes on.
+	Ended     *time.Time `json:"ended,omitempty"`
+	Succeeded bool       `json:"succeeded,omitempty"`
+	// Took is how long memory was sent, Downtime how long the guest stood still.
+	Took     time.Duration `json:"took,omitempty"`
+	Downtime time.Duration `json:"downtime,omitempty"`
+}
+
+// Active reports whether a migration goes on; nil doesn't.
+func (m *Migration) Active() bool { return m != nil && m.Ended == nil }
+
+// Reason is for programs and for people.
+type Reason struct {
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
 }
 
 // Failure is a start that failed.
@@ -68,7 +109,7 @@ type Failure struct {
 // InstanceGone clears what was true of the present instance alone.
 func (r *Record) InstanceGone() {
 	r.StopSince, r.Node, r.Applied, r.Force, r.Restart = nil, "", nil, false, ""
-	r.Awaits = false
+	r.Awaits, r.Pinned = false, nil
 	r.Started, r.AgentAfter, r.MilliCPU, r.MemoryBytes = nil, 0, 0, 0
 }
 

@@ -1,0 +1,141 @@
+package machine_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/services/vm/internal/migration"
+	"orlop.dev/services/vm/internal/migration/migrationtest"
+	"orlop.dev/services/vm/internal/power"
+
+	networkv1 "orlop.dev/gen/orlop/network/v1"
+)
+
+// mortalMover is an engine of migrations whose caller can die.
+type mortalMover struct {
+	migration.Engine
+	wire *wire
+}
+
+func (m *mortalMover) Prepare(ctx context.Context, uid, attempt string, port *networkv1.Port) error {
+	return m.wire.around(ctx, "Migrations.Prepare", func() error { return m.Engine.Prepare(ctx, uid, attempt, port) })
+}
+
+func (m *mortalMover) Send(ctx context.Context, uid, attempt string, limits migration.Limits) error {
+	return m.wire.around(ctx, "Migrations.Send", func() error { return m.Engine.Send(ctx, uid, attempt, limits) })
+}
+
+func (m *mortalMover) Abort(ctx context.Context, uid, attempt string) error {
+	return m.wire.around(ctx, "Migrations.Abort", func() error { return m.Engine.Abort(ctx, uid, attempt) })
+}
+
+// wantsToMove has a VM that runs on node-1 or node-2, and is told to leave.
+func wantsToMove(w *world) (engine *migrationtest.Engine, source, target string) {
+	w.t.Helper()
+	engine = &migrationtest.Engine{Runs: func(uid string) bool {
+		sight, err := w.engine.Look(w.t.Context(), uid)
+		return err == nil && sight.State.Alive()
+	}}
+	w.r.Migrations = &mortalMover{engine, w.wire}
+	w.r.Migration = migration.Settings{}.OrDefaults()
+	w.run()
+	source = w.vm.GetStatus().GetNodeName()
+	target = map[string]string{"node-1": "node-2", "node-2": "node-1"}[source]
+	w.ask(func(r *power.Record) {
+		r.Migration = &power.Migration{Operation: "evict", Source: r.Node, Began: w.now}
+	})
+	return engine, source, target
+}
+
+func (w *world) wantNode(node string) {
+	w.t.Helper()
+	holders := w.addresses.all["web-auto"].GetMetadata().GetHolders()
+	if w.vm.GetStatus().GetNodeName() != node || len(holders) != 1 || holders[0].GetNode() != node || holders[0].GetTargetNode() != "" {
+		w.t.Fatalf("the VM is on %s, its address used by %v, want %s", w.vm.GetStatus().GetNodeName(), holders, node)
+	}
+}
+
+func TestAVMMoves(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	_, source, target := wantsToMove(w)
+	w.run()
+	w.wantNode(target)
+	w.wantCondition("Migratable", "VirtualMachineMigratable", "")
+	state := w.vm.GetStatus().GetMigrationState()
+	if state.GetResult() != vmv1.MigrationResult_Succeeded || state.GetSource().GetNode() != source || state.GetTarget().GetNode() != target {
+		t.Errorf("%v", state)
+	}
+	if w.engine.Starts() != 1 {
+		t.Errorf("the guest was started %d times", w.engine.Starts())
+	}
+}
+
+func TestAProcessThatDiesAnywhereInAMigrationGoesOn(t *testing.T) {
+	client := etcdtest.Start(t)
+	for cutAt := 1; ; cutAt++ {
+		w := newWorld(t, client)
+		_, _, target := wantsToMove(w)
+		ctx, cut := context.WithCancel(t.Context())
+		w.wire.steps, w.wire.cutAt, w.wire.cut = 0, cutAt, cut
+		for range 20 {
+			_, _ = w.pass(ctx)
+		}
+		died := ctx.Err() != nil
+		cut()
+		w.wire.cutAt = 0
+		for range 20 { // the engine's own progress is nothing that settle waits for
+			_, _ = w.pass(t.Context())
+		}
+		w.run()
+		w.wantNode(target)
+		if !died {
+			return
+		}
+	}
+}
+
+func TestAMigrationThatDoesNotComeToItsEndIsAborted(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	engine, source, _ := wantsToMove(w)
+	engine.Stuck = true
+	w.settle()
+	w.wantPhase(vmv1.VirtualMachinePhase_Migrating)
+	w.now = w.now.Add(w.r.Migration.ProgressTimeout + time.Second)
+	w.run()
+	w.wantNode(source)
+	w.wantCondition("Migrating", "LastMigrationFinishedWithError", "")
+	record, err := w.power.Get(t.Context(), w.uid())
+	if err != nil || record.Migration.Failure.Reason != migration.ReasonNotConverging {
+		t.Errorf("%+v, %v", record.Migration, err)
+	}
+}
+
+func TestAVMThatIsStoppedInAMigrationAbortsIt(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	engine, _, _ := wantsToMove(w)
+	engine.Stuck = true
+	w.settle()
+	w.ask(stopped)
+	w.settle()
+	w.wantPhase(vmv1.VirtualMachinePhase_Stopped)
+	record, err := w.power.Get(t.Context(), w.uid())
+	if err != nil || record.Migration.Active() || record.Migration.Failure.Reason != migration.ReasonAborted {
+		t.Errorf("%+v, %v", record.Migration, err)
+	}
+}
+
+func TestAMigrationWaitsForANode(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	_, source, _ := wantsToMove(w)
+	w.ask(func(r *power.Record) { r.Migration.NodeSelector = map[string]string{"kubernetes.io/hostname": source} })
+	w.settle()
+	w.wantPhase(vmv1.VirtualMachinePhase_Running)
+	w.wantCondition("Migrating", "VirtualMachineNotMigrating", "")
+	w.now = w.now.Add(w.r.Migration.PreparationTimeout + time.Second)
+	w.run()
+	w.wantCondition("Migrating", "LastMigrationFinishedWithError", "")
+	w.wantNode(source)
+}
