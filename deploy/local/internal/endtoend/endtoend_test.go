@@ -57,6 +57,7 @@ func TestQuickStart(t *testing.T) {
 	u.tells(t, "a person logs in on the serial console", (*user).testLogin)
 	u.tells(t, "REST and gRPC show the same machine", (*user).testDoors)
 	u.tells(t, "a guest outlives a killed daemon", (*user).testKill)
+	u.tells(t, "it moves to the other node, and a connection survives", (*user).testMigrate)
 	u.tells(t, "a change waits for a restart", (*user).testChange)
 	u.tells(t, "operations stop and start it", (*user).testOperations)
 	u.tells(t, "everything goes when it is deleted", (*user).testDelete)

@@ -23,7 +23,7 @@ const patient = 2 * time.Minute
 // fast is a migration that comes to its end soon, endless one that does not.
 var (
 	fast    = Limits{Downtime: 2 * time.Second, Converge: true}
-	endless = Limits{Downtime: time.Millisecond, BytesPerSecond: 4 << 20}
+	endless = Limits{Downtime: time.Millisecond, BytesPerSecond: 2 << 20}
 )
 
 // mover is a machine that writes its memory, and moves.
@@ -252,7 +252,7 @@ func TestADaemonThatIsKilledInAMigrationGoesOn(t *testing.T) {
 		kill func(m *mover)
 		want TransferState
 	}{
-		"running":       {func(m *mover) { m.send(Limits{Downtime: time.Second, BytesPerSecond: 24 << 20, Converge: true}) }, TransferMoved},
+		"running":       {func(m *mover) { m.send(Limits{Downtime: time.Second, BytesPerSecond: 8 << 20, Converge: true}) }, TransferMoved},
 		"sent":          {func(m *mover) { m.completes() }, TransferMoved},
 		"exchanged":     {func(m *mover) { m.completes(); m.exchanged() }, TransferMoved},
 		"sent, no peer": {func(m *mover) { m.completes(); m.kill(m.peerOf(crashID)) }, TransferFailed},
@@ -322,7 +322,7 @@ func TestAMigrationConvergesIfItMaySlowTheGuestDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.works()
-	m.send(Limits{Downtime: 300 * time.Millisecond, BytesPerSecond: 16 << 20, Converge: true})
+	m.send(Limits{Downtime: 500 * time.Millisecond, BytesPerSecond: 2 << 20, Converge: true})
 	throttled := 0
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
