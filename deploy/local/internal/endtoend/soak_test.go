@@ -4,9 +4,12 @@ package endtoend_test
 
 import (
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -42,6 +45,71 @@ func TestSoakKills(t *testing.T) {
 		}
 		if guests := u.guests(); guests != (round % 2) {
 			t.Fatalf("round %d: %d guests run after %s", round, guests, operation)
+		}
+	}
+}
+
+// TestSoakKillsInMigrations kills the daemon, or one of the two QEMUs, at any
+// moment of a migration: there is one guest in the end, on the node that the VM's
+// status says, and it is the same one unless its own QEMU was killed.
+func TestSoakKillsInMigrations(t *testing.T) {
+	u := newUser(t)
+	u.serveImage()
+	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "quickstart.yaml"))
+	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+
+	for round := range rounds {
+		boot := u.bootID()
+		u.orlop("evict", "linux-vm", "--create-only")
+		moment := rand.N(5 * time.Second)
+		victim := []string{"the daemon", "the target"}[round%2]
+		t.Logf("round %d: %s is killed after %s", round, victim, moment)
+		<-time.After(moment)
+		if round%2 == 0 {
+			u.killDaemon()
+			u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+		} else {
+			u.killTarget()
+		}
+		u.operationsEnd()
+		u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
+		if guests := u.guests(); guests != 1 {
+			t.Fatalf("round %d: %d guests run", round, guests)
+		}
+		if now := u.bootID(); now != boot {
+			t.Fatalf("round %d: the guest was started anew", round)
+		}
+	}
+}
+
+// killTarget kills the QEMU that a VM is moving into, if there is one.
+func (u *user) killTarget() {
+	links, err := filepath.Glob("/proc/[0-9]*/cwd")
+	check(u.t, err)
+	for _, link := range links {
+		where, err := os.Readlink(link)
+		if err != nil || !strings.HasPrefix(where, u.home) || !strings.HasSuffix(where, ".peer") {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.Split(link, "/")[2])
+		check(u.t, err)
+		_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is as well
+	}
+}
+
+// operationsEnd waits until none goes on.
+func (u *user) operationsEnd() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for give := time.Now().Add(deadline); ; <-tick.C {
+		phases := u.kubectl("get", "vmop", "-o", "jsonpath={.items[*].status.phase}")
+		if !strings.Contains(phases, "InProgress") && !strings.Contains(phases, "Pending") {
+			return
+		}
+		if time.Now().After(give) {
+			u.t.Fatalf("the operations are %s", phases)
 		}
 	}
 }

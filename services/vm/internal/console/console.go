@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -105,6 +106,17 @@ func (c *Console) Attach() (*Viewer, error) {
 	v := newViewer(c, c.tail())
 	c.viewers[v] = struct{}{}
 	return v, nil
+}
+
+// Continue makes what another console showed the beginning of this one's last
+// output: a guest that moves to another line has not forgotten what it said.
+func (c *Console) Continue(earlier *Console) {
+	earlier.mu.Lock()
+	said := slices.Clone(earlier.tail())
+	earlier.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.history = append(said, c.history...)
 }
 
 // run owns the line until Close.

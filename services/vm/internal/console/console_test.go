@@ -69,6 +69,17 @@ func send(t *testing.T, to io.Writer, text string) {
 	}
 }
 
+func TestAConsoleContinuesAnother(t *testing.T) {
+	source, from := open(t)
+	send(t, from.accept(), "before\n")
+	expect(t, attach(t, source), "before\n")
+	target, to := open(t)
+	guest := to.accept()
+	target.Continue(source)
+	send(t, guest, "after\n")
+	expect(t, attach(t, target), "before\nafter\n")
+}
+
 func TestEachViewerSeesAllAndAllMayType(t *testing.T) {
 	c, l := open(t)
 	guest := l.accept()

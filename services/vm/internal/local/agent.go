@@ -34,11 +34,13 @@ func (e *Engine) watch(uid string, process *qemu.Process) *agentWatch {
 	if old != nil && old.process == process {
 		return old
 	}
-	if old != nil {
-		old.stop()
-	}
 	ctx, stop := context.WithCancel(e.life)
 	w := &agentWatch{process: process, stop: stop}
+	if old != nil {
+		// The guest has moved into another process, its agent with it.
+		old.stop()
+		w.agent = old.report()
+	}
 	e.agents[uid] = w
 	e.watches.Go(func() { w.run(ctx, func() { e.changed(uid) }) })
 	return w

@@ -100,7 +100,8 @@ func (r *Reconciler) follow(ctx context.Context, op *vmv1.VirtualMachineOperatio
 	return result, nil
 }
 
-// leave lets a deleted operation go. A migration that it began is aborted first.
+// leave lets a deleted operation go. A migration that it began is aborted first;
+// one whose QEMU does not answer is when it does, or ends with the VM.
 func (r *Reconciler) leave(ctx context.Context, op *vmv1.VirtualMachineOperation) (reconcile.Result, error) {
 	key := resource.Key{Namespace: op.GetMetadata().GetNamespace(), Name: op.GetSpec().GetVirtualMachineName()}
 	vm, found := r.Machines.Machine(key)
@@ -129,6 +130,9 @@ func (r *Reconciler) leave(ctx context.Context, op *vmv1.VirtualMachineOperation
 			return reconcile.Result{}, err
 		}
 		r.Machines.Wake(key)
+	}
+	if vm.GetStatus().GetPhase() == vmv1.VirtualMachinePhase_Degraded {
+		return reconcile.Result{Finalized: true}, nil
 	}
 	return reconcile.Result{After: abortPoll}, nil
 }

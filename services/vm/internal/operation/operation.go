@@ -98,6 +98,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOpera
 			fmt.Sprintf("%s does not apply to a VM with run policy %s.", kind, policy))
 	case record.Operation == op.GetMetadata().GetUid():
 		return r.progress(op), nil
+	case migrates(kind) && record.Migration.Active():
+		return r.fail(op, "OtherMigrationInProgress", "The VM's last migration has not ended yet.")
 	case op.GetStatus().GetPhase() == vmv1.OperationPhase_InProgress:
 		// It was begun, and its mark is gone. It must not be done twice.
 		return r.fail(op, "OperationFailed",

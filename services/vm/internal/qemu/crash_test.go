@@ -17,12 +17,12 @@ const crashID = "6f9619ff-8b86-4011-b42d-00cf4fc964fe"
 
 type crashed struct {
 	*Engine
-	t       *testing.T
+	t       testing.TB
 	options Options
 	machine Machine
 }
 
-func newCrashed(t *testing.T) *crashed {
+func newCrashed(t testing.TB) *crashed {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("runs QEMU: not in the fast run")

@@ -150,6 +150,9 @@ func (e *Engine) exchange(ctx context.Context, id, attempt string, source migrat
 		}
 	}
 	e.mu.Unlock()
+	if old != nil && taken != nil {
+		taken.console.Continue(old.console)
+	}
 	if err := e.finish(ctx, id, &source); err != nil {
 		return Transfer{}, err
 	}

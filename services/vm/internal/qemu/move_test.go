@@ -32,7 +32,7 @@ type mover struct {
 	attempts int
 }
 
-func newMover(t *testing.T) *mover {
+func newMover(t testing.TB) *mover {
 	t.Helper()
 	m := &mover{crashed: newCrashed(t)}
 	sector := make([]byte, 1<<20)
@@ -205,18 +205,24 @@ func (m *mover) one() int {
 	return found[0]
 }
 
-func TestAMachineMovesAndItsMemoryStaysRight(t *testing.T) {
-	m := newMover(t)
-	for range 3 {
+// moves moves the machine, and demands that its memory is right.
+func (m *mover) moves(times int) {
+	m.t.Helper()
+	for range times {
 		before := m.pid()
 		m.send(fast)
 		moved := m.reaches(TransferMoved)
 		m.works()
 		if now := m.one(); now == before {
-			t.Fatal("it is the same process")
+			m.t.Fatal("it is the same process")
 		}
-		t.Logf("in %s, standing still for %s", moved.Elapsed, moved.Downtime)
+		m.t.Logf("in %s, standing still for %s", moved.Elapsed, moved.Downtime)
 	}
+}
+
+func TestAMachineMovesAndItsMemoryStaysRight(t *testing.T) {
+	m := newMover(t)
+	m.moves(3)
 	m.restart()
 	m.works()
 	if at := m.reaches(TransferMoved); at.Elapsed == 0 {
@@ -312,11 +318,9 @@ func TestAMigrationConvergesIfItMaySlowTheGuestDown(t *testing.T) {
 	m := newMover(t)
 	m.send(endless)
 	// Three times through memory, and as much is left as before.
-	for at := (Transfer{}); at.Rounds < 4; {
-		at = m.reaches(TransferRunning)
-	}
-	if at := m.reaches(TransferRunning); at.ThrottlePercent != 0 {
-		t.Errorf("the guest is slowed down: %+v", at)
+	at := m.follows(func(at Transfer) bool { return at.Rounds > 3 })
+	if at.State != TransferRunning || at.ThrottlePercent != 0 {
+		t.Errorf("without auto-converge: %+v", at)
 	}
 	if err := m.Abort(t.Context(), crashID, m.attempt()); err != nil {
 		t.Fatal(err)
@@ -324,21 +328,40 @@ func TestAMigrationConvergesIfItMaySlowTheGuestDown(t *testing.T) {
 	m.works()
 	m.send(Limits{Downtime: 500 * time.Millisecond, BytesPerSecond: 2 << 20, Converge: true})
 	throttled := 0
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for ; ; <-tick.C {
-		at, err := m.Transfer(t.Context(), crashID, m.attempt())
-		if err != nil {
-			t.Fatal(err)
-		}
+	m.follows(func(at Transfer) bool {
 		throttled = max(throttled, at.ThrottlePercent)
-		if at.State == TransferMoved {
-			break
-		}
-	}
+		return at.State == TransferMoved
+	})
 	if throttled == 0 {
 		t.Error("it came to its end by itself: this shows nothing")
 	}
 	m.works()
 	m.one()
+}
+
+// follows looks at the migration until it is as wanted.
+func (m *mover) follows(wanted func(Transfer) bool) Transfer {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), 2*patient)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for told := 0; ; {
+		at, err := m.Transfer(ctx, crashID, m.attempt())
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if wanted(at) {
+			return at
+		}
+		if at.Rounds != told {
+			told = at.Rounds
+			m.t.Logf("round %d after %s: %d KiB left, slowed down by %d %%", at.Rounds, at.Elapsed, at.RemainingBytes>>10, at.ThrottlePercent)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			m.t.Fatalf("the migration is %+v", at)
+		}
+	}
 }
