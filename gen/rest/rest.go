@@ -57,6 +57,9 @@ func Handlers() []Handler {
 		{"orlop.vm.v1.VirtualMachineService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return vmv1.RegisterVirtualMachineServiceHandlerClient(ctx, mux, vmv1.NewVirtualMachineServiceClient(conn))
 		}},
+		{"orlop.vm.v1.VirtualMachineBlockDeviceAttachmentService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return vmv1.RegisterVirtualMachineBlockDeviceAttachmentServiceHandlerClient(ctx, mux, vmv1.NewVirtualMachineBlockDeviceAttachmentServiceClient(conn))
+		}},
 		{"orlop.vm.v1.VirtualMachineClassService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return vmv1.RegisterVirtualMachineClassServiceHandlerClient(ctx, mux, vmv1.NewVirtualMachineClassServiceClient(conn))
 		}},

@@ -18,11 +18,11 @@ const consoleBuffer = 16 << 10
 // errHungUp ends a console session whose caller left.
 var errHungUp = errors.New("the caller hung up")
 
-// attachment is a caller at a console.
-type attachment = grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse]
+// terminal is a caller at a console.
+type terminal = grpc.BidiStreamingServer[vmv1.AttachConsoleRequest, vmv1.AttachConsoleResponse]
 
 // AttachConsole implements vmv1.VirtualMachineServiceServer.
-func (s *Service) AttachConsole(stream attachment) error {
+func (s *Service) AttachConsole(stream terminal) error {
 	first, err := stream.Recv()
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (s *Service) AttachConsole(stream attachment) error {
 }
 
 // show sends what the guest prints.
-func show(stream attachment, viewer *console.Viewer) error {
+func show(stream terminal, viewer *console.Viewer) error {
 	buffer := make([]byte, consoleBuffer)
 	for {
 		n, err := viewer.Read(buffer)
@@ -87,7 +87,7 @@ func show(stream attachment, viewer *console.Viewer) error {
 
 // enter types what the caller sends, once there is a line to type into: a guest
 // that was found just now has none for a moment.
-func enter(stream attachment, line *console.Console, viewer *console.Viewer, input []byte) error {
+func enter(stream terminal, line *console.Console, viewer *console.Viewer, input []byte) error {
 	select {
 	case <-line.Connected():
 	case <-stream.Context().Done():

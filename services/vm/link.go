@@ -6,6 +6,8 @@ import (
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/resource"
+	"orlop.dev/services/vm/internal/attachment"
+	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/operation"
 )
 
@@ -67,13 +69,53 @@ func (s *Service) instanceChanged(uid string) {
 	})
 }
 
-// deviceChanged wakes the VMs that name a disk or an image.
+// deviceChanged wakes the VMs and the attachments that name a disk or an image.
 func (s *Service) deviceChanged(kind string, key resource.Key) {
 	s.eachMachine(key.Namespace, func(vm *vmv1.VirtualMachine) {
 		for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
 			if ref.GetKind().String() == kind && ref.GetName() == key.Name {
 				s.machines.loop.Trigger(resource.KeyOf(vm))
 			}
+		}
+	})
+	s.eachAttachment(key.Namespace, func(a *vmv1.VirtualMachineBlockDeviceAttachment) {
+		if ref := attachment.RefOf(a); ref.GetKind().String() == kind && ref.GetName() == key.Name {
+			s.attachments.loop.Trigger(resource.KeyOf(a))
+			s.machines.loop.Trigger(attachment.MachineOf(a))
+		}
+	})
+}
+
+// Of implements machine.Attachments.
+func (s *Service) Of(vm *vmv1.VirtualMachine) []machine.Attachment {
+	all, err := s.allAttachments(vm.GetMetadata().GetNamespace())
+	if err != nil {
+		return nil // before the copy is complete no VM is worked on
+	}
+	return attachment.Of(vm, all)
+}
+
+func (s *Service) allAttachments(namespace string) ([]*vmv1.VirtualMachineBlockDeviceAttachment, error) {
+	return s.attachments.All(namespace, nil)
+}
+
+func (s *Service) eachAttachment(namespace string, visit func(*vmv1.VirtualMachineBlockDeviceAttachment)) {
+	all, err := s.allAttachments(namespace)
+	if err != nil {
+		return
+	}
+	for _, a := range all {
+		visit(a)
+	}
+}
+
+// attachmentChanged wakes its VM, and the attachments that wait for it: those of
+// the same VM or device.
+func (s *Service) attachmentChanged(changed *vmv1.VirtualMachineBlockDeviceAttachment) {
+	s.machines.loop.Trigger(attachment.MachineOf(changed))
+	s.eachAttachment(changed.GetMetadata().GetNamespace(), func(a *vmv1.VirtualMachineBlockDeviceAttachment) {
+		if attachment.Related(a, changed) {
+			s.attachments.loop.Trigger(resource.KeyOf(a))
 		}
 	})
 }
@@ -88,7 +130,7 @@ func (s *Service) addressChanged(_ string, key resource.Key) {
 	})
 }
 
-// machineChanged wakes the operations that wait for a VM, and the classes that
+// machineChanged wakes the operations and attachments that wait for a VM, and the classes that
 // wait for their last one.
 func (s *Service) machineChanged(vm *vmv1.VirtualMachine) {
 	if classes, err := s.classes.All("", nil); err == nil {
@@ -98,6 +140,11 @@ func (s *Service) machineChanged(vm *vmv1.VirtualMachine) {
 			}
 		}
 	}
+	s.eachAttachment(vm.GetMetadata().GetNamespace(), func(a *vmv1.VirtualMachineBlockDeviceAttachment) {
+		if attachment.MachineOf(a) == resource.KeyOf(vm) {
+			s.attachments.loop.Trigger(resource.KeyOf(a))
+		}
+	})
 	all, err := s.allOperations(vm.GetMetadata().GetNamespace())
 	if err != nil {
 		return

@@ -1,7 +1,7 @@
-// Package vm is the vm service: virtual machines, their classes, their
-// operations, and the nodes where they run.
+// Package vm is the vm service: virtual machines, their classes, operations and
+// attached devices, and the nodes where they run.
 //
-// It wires the rules (internal/machine, class, operation) to the engine that
+// It wires the rules (internal/machine, attachment, class, operation) to the engine that
 // runs guests, the store, and the services whose objects a VM uses.
 package vm
 
@@ -23,6 +23,7 @@ import (
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/kit/resource/schema"
 	"orlop.dev/kit/serve"
+	"orlop.dev/services/vm/internal/attachment"
 	"orlop.dev/services/vm/internal/class"
 	"orlop.dev/services/vm/internal/local"
 	"orlop.dev/services/vm/internal/machine"
@@ -41,6 +42,8 @@ const (
 	machineFinalizer   = "virtualization.deckhouse.io/vm-cleanup"
 	classFinalizer     = "virtualization.deckhouse.io/vmclass-cleanup"
 	operationFinalizer = "virtualization.deckhouse.io/vmop-cleanup"
+
+	attachmentFinalizer = "virtualization.deckhouse.io/vmbda-cleanup"
 
 	machineWorkers = 4
 )
@@ -101,6 +104,8 @@ type Service struct {
 	machines   *kept[*vmv1.VirtualMachine]
 	classes    *kept[*vmv1.VirtualMachineClass]
 	operations *kept[*vmv1.VirtualMachineOperation]
+
+	attachments *kept[*vmv1.VirtualMachineBlockDeviceAttachment]
 }
 
 // New looks at the machine's QEMU and wires the service. It takes some tenths
@@ -145,7 +150,10 @@ func (s *Service) keep(opts Options) error {
 	records := power.NewStore(opts.Etcd, opts.Prefix)
 	machines := &machine.Reconciler{
 		Classes: s, Devices: s.devices, Addresses: s.addresses, Engine: s.engine,
-		Power: records, Nodes: s.nodes, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
+		Attachments: s, Power: records, Nodes: s.nodes, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
+	}
+	attachments := &attachment.Reconciler{
+		Machines: s, Devices: s.devices, Engine: s.engine, Power: records, All: s.allAttachments, Now: time.Now,
 	}
 	classes := &class.Reconciler{Nodes: s.nodes, InUse: s.classUsers, Now: time.Now}
 	operations := &operation.Reconciler{
@@ -159,6 +167,11 @@ func (s *Service) keep(opts Options) error {
 	}
 	if s.classes, err = newKept(opts, keptOptions[*vmv1.VirtualMachineClass]{
 		reconciler: classes, admit: class.Admit, finalizer: classFinalizer, workers: 1,
+	}); err != nil {
+		return err
+	}
+	if s.attachments, err = newKept(opts, keptOptions[*vmv1.VirtualMachineBlockDeviceAttachment]{
+		reconciler: attachments, admit: attachments.Admit, finalizer: attachmentFinalizer, workers: 2,
 	}); err != nil {
 		return err
 	}
@@ -216,18 +229,20 @@ func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 		resource.Register(registrar, &vmv1.VirtualMachineService_ServiceDesc, s, s.machines.methods),
 		resource.Register(registrar, &vmv1.VirtualMachineClassService_ServiceDesc, nil, s.classes.methods),
 		resource.Register(registrar, &vmv1.VirtualMachineOperationService_ServiceDesc, verbs{service: s}, s.operations.methods),
+		resource.Register(registrar, &vmv1.VirtualMachineBlockDeviceAttachmentService_ServiceDesc, nil, s.attachments.methods),
 	)
 }
 
 func (s *Service) ready(ctx context.Context) error {
-	return errors.Join(s.machines.WaitSynced(ctx), s.classes.WaitSynced(ctx), s.operations.WaitSynced(ctx))
+	return errors.Join(
+		s.machines.WaitSynced(ctx), s.classes.WaitSynced(ctx), s.operations.WaitSynced(ctx), s.attachments.WaitSynced(ctx))
 }
 
 func (s *Service) run(ctx context.Context) error {
 	defer s.engine.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		s.machines.Run, s.classes.Run, s.operations.Run, s.devices.Run, s.addresses.Run,
+		s.machines.Run, s.classes.Run, s.operations.Run, s.attachments.Run, s.devices.Run, s.addresses.Run,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}
@@ -244,23 +259,25 @@ func (s *Service) lead(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.runMachines(ctx) })
+	group.Go(func() error { return s.whenDevicesAreKnown(ctx, s.machines.loop.Run) })
+	group.Go(func() error { return s.whenDevicesAreKnown(ctx, s.attachments.loop.Run) })
 	group.Go(func() error { return s.classes.loop.Run(ctx) })
 	group.Go(func() error { return s.operations.loop.Run(ctx) })
 	group.Go(func() error { return follow(ctx, s.machines.Collection, s.machineChanged) })
+	group.Go(func() error { return follow(ctx, s.attachments.Collection, s.attachmentChanged) })
 	group.Go(func() error {
 		return follow(ctx, s.classes.Collection, func(c *vmv1.VirtualMachineClass) { s.classChanged(c.GetMetadata().GetName()) })
 	})
 	return group.Wait()
 }
 
-// runMachines works on VMs once it is known what they have: a disk that merely
-// is not seen yet must not be told to be missing.
-func (s *Service) runMachines(ctx context.Context) error {
+// whenDevicesAreKnown runs a loop once it is known what VMs have: a disk that
+// merely is not seen yet must not be told to be missing.
+func (s *Service) whenDevicesAreKnown(ctx context.Context, run func(context.Context) error) error {
 	if err := errors.Join(s.devices.WaitSynced(ctx), s.addresses.WaitSynced(ctx)); err != nil {
 		return nil //nolint:nilerr // The lead ended before it began.
 	}
-	return s.machines.loop.Run(ctx)
+	return run(ctx)
 }
 
 // shipClasses makes the classes that every installation has. One that somebody

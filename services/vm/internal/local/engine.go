@@ -38,7 +38,7 @@ type Options struct {
 	Logger  *slog.Logger
 }
 
-// Engine implements machine.Engine and migration.Engine.
+// Engine implements machine.Engine, migration.Engine and attachment.Engine.
 type Engine struct {
 	qemu    *qemu.Engine
 	seeds   string
@@ -141,7 +141,10 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 	if sight.State == machine.Running {
 		sight.Agent = e.watch(uid, process).report()
 	}
-	return sight, nil
+	if sight.State.Alive() {
+		sight.Plugged, err = pluggedInto(bounded, process)
+	}
+	return sight, err
 }
 
 func unresponsive(err error) error {

@@ -18,6 +18,7 @@ import (
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/services/vm/internal/attachment/attachmenttest"
 	"orlop.dev/services/vm/internal/local"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/machine/machinetest"
@@ -92,6 +93,18 @@ func TestEngine(t *testing.T) {
 			Engine: engine, Instance: instance, Size: size,
 			End: func(t *testing.T, uid string, how machine.State) { end(t, engine, uid, how) },
 		}
+	})
+}
+
+func TestPlug(t *testing.T) {
+	attachmenttest.RunEngine(t, func(t *testing.T) attachmenttest.Subject {
+		return attachmenttest.Subject{Engine: open(t), Instance: instance, Device: func(t *testing.T) machine.Device {
+			path := filepath.Join(t.TempDir(), "spare.raw")
+			if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return machine.Device{Path: path, Format: "raw"}
+		}}
 	})
 }
 

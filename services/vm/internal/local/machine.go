@@ -36,6 +36,11 @@ func machineOf(instance machine.Instance, seed string) (qemu.Machine, error) {
 	for i, device := range instance.Devices {
 		m.Disks = append(m.Disks, diskOf(device, i+1))
 	}
+	for _, device := range instance.Plugged {
+		disk := diskOf(device, 0)
+		disk.Slot = qemu.NextSlot(m.Plugged, disk.Medium)
+		m.Plugged = append(m.Plugged, disk)
+	}
 	return m, nil
 }
 
@@ -50,7 +55,7 @@ func diskOf(device machine.Device, bootIndex int) qemu.Disk {
 	name, id := nameOf(device.ID)
 	disk := qemu.Disk{
 		ID: id, Serial: name, Path: device.Path, Format: qemu.Format(device.Format),
-		Medium: qemu.MediumDisk, ReadOnly: device.ReadOnly, BootIndex: bootIndex,
+		Medium: qemu.MediumDisk, ReadOnly: device.ReadOnly, BootIndex: bootIndex, Label: device.ID,
 	}
 	if device.CDROM {
 		disk.Medium = qemu.MediumCDROM

@@ -24,6 +24,10 @@ const (
 	notSupportedYet = "is not supported yet"
 )
 
+// MaxDevices is how many disks and images a VM may have, those of attachments
+// included.
+const MaxDevices = 16
+
 // Admit refuses what the schema can't know to be wrong.
 func (r *Reconciler) Admit(_ context.Context, old, vm *vmv1.VirtualMachine) error {
 	if vm == nil {
@@ -37,7 +41,7 @@ func (r *Reconciler) Admit(_ context.Context, old, vm *vmv1.VirtualMachine) erro
 	}
 	for _, check := range []error{
 		admitMetadata(old, vm), checkCores(vm.GetSpec().GetCpu().GetCores()), admitMemory(vm.GetSpec()),
-		admitDevices(vm.GetSpec()), admitSupported(vm.GetSpec()), r.admitSize(vm.GetSpec()),
+		r.admitDevices(old, vm), admitSupported(vm.GetSpec()), r.admitSize(vm.GetSpec()),
 	} {
 		if check != nil {
 			return check
@@ -77,17 +81,52 @@ func admitMemory(spec *vmv1.VirtualMachineSpec) error {
 	return nil
 }
 
-func admitDevices(spec *vmv1.VirtualMachineSpec) error {
+// admitDevices refuses devices that a VM can't have. A list that was let in once
+// is not judged again: the images in it may have become Ready since.
+func (r *Reconciler) admitDevices(old, vm *vmv1.VirtualMachine) error {
+	const path = "spec.blockDeviceRefs"
+	refs := vm.GetSpec().GetBlockDeviceRefs()
+	if old != nil && slices.EqualFunc(refs, old.GetSpec().GetBlockDeviceRefs(), sameRef) {
+		return nil
+	}
+	attached := r.Attachments.Of(vm)
 	seen := map[string]int{}
-	for i, ref := range spec.GetBlockDeviceRefs() {
+	for i, ref := range refs {
 		if first, twice := seen[describe(ref)]; twice {
-			return fault.Refuse(fmt.Sprintf("spec.blockDeviceRefs[%d]", i), "FieldValueDuplicate",
+			return fault.Refuse(fmt.Sprintf("%s[%d]", path, i), "FieldValueDuplicate",
 				"%s is there already, as spec.blockDeviceRefs[%d]", describe(ref), first)
 		}
 		seen[describe(ref)] = i
+		for _, a := range attached {
+			if sameRef(a.Ref, ref) {
+				return fault.Refuse(fmt.Sprintf("%s[%d]", path, i), "FieldValueDuplicate",
+					"%s is attached already: delete VirtualMachineBlockDeviceAttachment %s first", describe(ref), a.Name)
+			}
+		}
+	}
+	if n := len(refs) + len(attached); n > MaxDevices {
+		return fault.Refuse(path, forbidden, "a VM may have %d block devices, and with its %d attachments this one would have %d",
+			MaxDevices, len(attached), n)
+	}
+	return r.admitBoot(vm)
+}
+
+// admitBoot refuses to boot from an image that is no CD-ROM: it can't be written
+// to, and a guest that is installed on it needs that.
+func (r *Reconciler) admitBoot(vm *vmv1.VirtualMachine) error {
+	refs := vm.GetSpec().GetBlockDeviceRefs()
+	if len(refs) == 0 || refs[0].GetKind() == vmv1.BlockDeviceKind_VirtualDisk {
+		return nil
+	}
+	state := r.Devices.State(refs[0], vm.GetMetadata().GetNamespace())
+	if state.Found && state.Ready && !state.CDROM {
+		return fault.Refuse("spec.blockDeviceRefs[0]", forbidden,
+			"%s is neither a disk nor a CD-ROM image: a VM can't boot from it; make a VirtualDisk from it", describe(refs[0]))
 	}
 	return nil
 }
+
+func sameRef(a, b *vmv1.BlockDeviceRef) bool { return DeviceID(a) == DeviceID(b) }
 
 // admitSupported refuses by name what nothing honours yet.
 func admitSupported(spec *vmv1.VirtualMachineSpec) error {

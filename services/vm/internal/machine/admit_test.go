@@ -1,6 +1,7 @@
 package machine_test
 
 import (
+	"fmt"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -21,12 +22,16 @@ func (s shelf) Class(name string) (*vmv1.VirtualMachineClass, bool) {
 }
 
 func TestVMsAreJudged(t *testing.T) {
-	r := &machine.Reconciler{Classes: shelf{"small": {
+	r := newWorld(t, nil).r
+	r.Attachments = &world{attached: []machine.Attachment{{Name: "data", Ref: diskRef("data")}}}
+	r.Devices.(*devices).states["VirtualImage linux"] = machine.DeviceState{Found: true, Ready: true}
+	r.Devices.(*devices).states["VirtualImage iso"] = machine.DeviceState{Found: true, Ready: true, CDROM: true}
+	r.Classes = shelf{"small": {
 		Metadata: &metav1.ObjectMeta{Name: "small"},
 		Spec: &vmv1.VirtualMachineClassSpec{
 			SizingPolicies: []*vmv1.SizingPolicy{{Cores: &vmv1.SizingCores{Min: 1, Max: 2}}},
 		},
-	}}}
+	}}
 	for _, test := range []struct {
 		name  string
 		spoil func(*vmv1.VirtualMachine)
@@ -41,6 +46,20 @@ func TestVMsAreJudged(t *testing.T) {
 		{"one disk twice", func(vm *vmv1.VirtualMachine) {
 			vm.Spec.BlockDeviceRefs = append(vm.Spec.BlockDeviceRefs, vm.Spec.BlockDeviceRefs[0])
 		}, "spec.blockDeviceRefs[1]"},
+		{"a disk that is attached", func(vm *vmv1.VirtualMachine) {
+			vm.Spec.BlockDeviceRefs = append(vm.Spec.BlockDeviceRefs, diskRef("data"))
+		}, "spec.blockDeviceRefs[1]"},
+		{"too many disks with what is attached", func(vm *vmv1.VirtualMachine) {
+			for i := range 15 {
+				vm.Spec.BlockDeviceRefs = append(vm.Spec.BlockDeviceRefs, diskRef(fmt.Sprint(i)))
+			}
+		}, "spec.blockDeviceRefs"},
+		{"an image to boot from", func(vm *vmv1.VirtualMachine) {
+			vm.Spec.BlockDeviceRefs[0] = &vmv1.BlockDeviceRef{Kind: vmv1.BlockDeviceKind_VirtualImage, Name: "linux"}
+		}, "spec.blockDeviceRefs[0]"},
+		{"a CD-ROM to boot from", func(vm *vmv1.VirtualMachine) {
+			vm.Spec.BlockDeviceRefs[0] = &vmv1.BlockDeviceRef{Kind: vmv1.BlockDeviceKind_VirtualImage, Name: "iso"}
+		}, ""},
 		{"firmware", func(vm *vmv1.VirtualMachine) { vm.Spec.Bootloader = vmv1.Bootloader_EFI }, "spec.bootloader"},
 		{"system", func(vm *vmv1.VirtualMachine) { vm.Spec.OsType = vmv1.OSType_Windows }, "spec.osType"},
 		{"priority", func(vm *vmv1.VirtualMachine) { vm.Spec.PriorityClassName = "high" }, "spec.priorityClassName"},
@@ -62,6 +81,10 @@ func TestVMsAreJudged(t *testing.T) {
 			wantRefusal(t, r.Admit(t.Context(), vm, proto.CloneOf(vm)), "") // what was let in stays
 		})
 	}
+}
+
+func diskRef(name string) *vmv1.BlockDeviceRef {
+	return &vmv1.BlockDeviceRef{Kind: vmv1.BlockDeviceKind_VirtualDisk, Name: name}
 }
 
 func TestDeletedVMsCannotBeChangedButTheirMetadataCan(t *testing.T) {

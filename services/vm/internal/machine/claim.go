@@ -12,7 +12,7 @@ import (
 // prepare claims disks, images and the address for a running VM.
 func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (Instance, error) {
 	spec, meta := vm.GetSpec(), vm.GetMetadata()
-	holder := userOf(vm, o)
+	holder := User(vm, o.record)
 	model, features := class.CPUModel(o.class)
 	instance := Instance{
 		UID: meta.GetUid(), Namespace: meta.GetNamespace(), Name: meta.GetName(),
@@ -31,6 +31,9 @@ func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 		return instance, nil
 	}
 	var err error
+	if instance.Plugged, err = r.preparePlugged(ctx, o, holder); err != nil {
+		return instance, err
+	}
 	if instance.Port, err = r.Addresses.Claim(ctx, o.address, holder); err != nil {
 		return instance, err
 	}
@@ -46,24 +49,34 @@ func (i Instance) lacksDevice() bool {
 }
 
 // pinned names the disks of an instance that are on its node only.
-func pinned(vm *vmv1.VirtualMachine, instance Instance) []string {
+func pinned(vm *vmv1.VirtualMachine, attachments []Attachment, instance Instance) []string {
 	var names []string
 	for i, device := range instance.Devices {
 		if device.Node != "" {
 			names = append(names, describe(vm.GetSpec().GetBlockDeviceRefs()[i]))
 		}
 	}
+	for _, a := range attachments {
+		at := slices.IndexFunc(instance.Plugged, func(d Device) bool { return d.ID == DeviceID(a.Ref) })
+		if at >= 0 && instance.Plugged[at].Node != "" {
+			names = append(names, describe(a.Ref))
+		}
+	}
 	return names
 }
 
 // pins finds the disks that only one node reaches: the node, by the disk's name.
-func (r *Reconciler) pins(ctx context.Context, vm *vmv1.VirtualMachine) (map[string]string, error) {
+func (r *Reconciler) pins(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (map[string]string, error) {
 	pins := map[string]string{}
-	for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
+	own := vm.GetSpec().GetBlockDeviceRefs()
+	for i, ref := range slices.Concat(own, refsOf(among(o.wanted, o.record.Plugged))) {
 		if ref.GetKind() != vmv1.BlockDeviceKind_VirtualDisk {
 			continue
 		}
 		device, err := r.Devices.Claim(ctx, ref, holderOf(vm, false))
+		if err != nil && i >= len(own) && ctx.Err() == nil {
+			continue // a VM starts without it
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -75,12 +88,14 @@ func (r *Reconciler) pins(ctx context.Context, vm *vmv1.VirtualMachine) (map[str
 }
 
 // settle makes the claims of a VM without an instance right: it refers to the
-// disks and the address of its spec, and uses nothing. Another claim may be seen
+// disks and the address of its spec, and to the disks of its attachments, and
+// uses nothing. Another claim may be seen
 // a little later than it was made: it wakes the VM then.
 func (r *Reconciler) settle(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
 	refers := holderOf(vm, false)
+	refs := slices.Concat(vm.GetSpec().GetBlockDeviceRefs(), refsOf(o.wanted))
 	wanted := map[string]bool{}
-	for _, ref := range vm.GetSpec().GetBlockDeviceRefs() {
+	for _, ref := range refs {
 		wanted[describe(ref)] = ref.GetKind() == vmv1.BlockDeviceKind_VirtualDisk
 	}
 	settled := map[string]bool{}
@@ -94,8 +109,8 @@ func (r *Reconciler) settle(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 			return err
 		}
 	}
-	for i, ref := range vm.GetSpec().GetBlockDeviceRefs() {
-		if !wanted[describe(ref)] || settled[describe(ref)] || !o.devices[i].Found {
+	for _, ref := range refs {
+		if !wanted[describe(ref)] || settled[describe(ref)] || !r.Devices.State(ref, vm.GetMetadata().GetNamespace()).Found {
 			continue
 		}
 		if _, err := r.Devices.Claim(ctx, ref, refers); err != nil && !fault.Is(err, fault.NotReady, fault.NotFound) {
@@ -134,7 +149,7 @@ func (r *Reconciler) leave(ctx context.Context, vm *vmv1.VirtualMachine) error {
 	if err := r.Engine.Kill(ctx, uid); err != nil {
 		return err
 	}
-	refs := vm.GetSpec().GetBlockDeviceRefs()
+	refs := slices.Concat(vm.GetSpec().GetBlockDeviceRefs(), refsOf(r.Attachments.Of(vm)))
 	for _, device := range r.Devices.Held(holder) {
 		refs = append(refs, device.Ref)
 	}

@@ -2,12 +2,14 @@ package machine_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource/etcdtest"
 	"orlop.dev/services/vm/internal/machine"
+	"orlop.dev/services/vm/internal/power"
 )
 
 const disk = "VirtualDisk root"
@@ -138,7 +140,7 @@ func TestDiskGrowsUnderARunningVM(t *testing.T) {
 	w.growing(2 * gib)
 	w.engine.Set(w.uid(), machine.Sight{State: machine.Unresponsive})
 	w.settle()
-	if got := w.engine.Size(disk); got != 0 {
+	if got := w.engine.Size("virtualdisk/root"); got != 0 {
 		t.Fatalf("a QEMU that does not answer made it %d bytes", got)
 	}
 	w.engine.Set(w.uid(), machine.Sight{State: machine.Running})
@@ -149,7 +151,7 @@ func TestDiskGrowsUnderARunningVM(t *testing.T) {
 	w.wantPhase(vmv1.VirtualMachinePhase_Running)
 	w.wire.fail = nil
 	w.run()
-	if got := w.engine.Size(disk); got != 2*gib {
+	if got := w.engine.Size("virtualdisk/root"); got != 2*gib {
 		t.Errorf("it has %d bytes", got)
 	}
 	w.wantClaims(true, disk)
@@ -171,11 +173,79 @@ func TestGrowthIsToldWhereverTheProcessDied(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Two claims, and the growth between them, each in two steps.
-		if w.engine.Size(disk) != 2*gib || w.wire.steps != 6 {
-			t.Fatalf("step %d: %d bytes, told in %d steps", at, w.engine.Size(disk), w.wire.steps)
+		if w.engine.Size("virtualdisk/root") != 2*gib || w.wire.steps != 6 {
+			t.Fatalf("step %d: %d bytes, told in %d steps", at, w.engine.Size("virtualdisk/root"), w.wire.steps)
 		}
 		if !died {
 			return
 		}
+	}
+}
+
+func TestVMHasItsAttachmentsAgainInTheirOrder(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	for _, name := range []string{"a", "b", "c"} {
+		w.devices.add("VirtualDisk " + name)
+		w.attached = append(w.attached, machine.Attachment{Name: "attach-" + name, Ref: diskRef(name)})
+	}
+	w.run()
+	for _, name := range []string{"b", "a"} {
+		device, err := w.devices.Claim(t.Context(), diskRef(name), machine.User(w.vm, w.record()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		device.ID = machine.DeviceID(diskRef(name))
+		if err := w.engine.Plug(t.Context(), w.uid(), device); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.settle()
+	w.wantTargets("root sda", "b sdb attach-b", "a sdc attach-a")
+
+	w.ask(stopped)
+	w.settle()
+	w.wantPhase(vmv1.VirtualMachinePhase_Stopped)
+	w.wantTargets("root ")
+	w.wantClaims(false, "VirtualDisk a", "VirtualDisk b", "VirtualDisk c", disk)
+
+	w.attached = w.attached[:2] // c is detached
+	w.ask(started)
+	w.run()
+	w.wantTargets("root sda", "b sdb attach-b", "a sdc attach-a")
+	w.wantClaims(true, "VirtualDisk a", "VirtualDisk b", disk)
+
+	// One that can't be had does not keep the VM down.
+	w.ask(stopped)
+	w.settle()
+	w.devices.unmade["VirtualDisk b"] = true
+	w.ask(started)
+	w.run()
+	w.wantTargets("root sda", "a sdb attach-a")
+	w.delete()
+	w.wantGone()
+}
+
+func (w *world) record() *power.Record {
+	w.t.Helper()
+	record, err := w.power.Get(w.t.Context(), w.uid())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return record
+}
+
+// wantTargets says which devices the status shows.
+func (w *world) wantTargets(want ...string) {
+	w.t.Helper()
+	var got []string
+	for _, d := range w.vm.GetStatus().GetBlockDeviceRefs() {
+		text := d.GetName() + " " + d.GetTarget()
+		if d.GetHotplugged() {
+			text += " " + d.GetVirtualMachineBlockDeviceAttachmentName()
+		}
+		got = append(got, text)
+	}
+	if !slices.Equal(got, want) {
+		w.t.Errorf("devices are %q, want %q", got, want)
 	}
 }

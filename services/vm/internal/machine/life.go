@@ -64,7 +64,7 @@ func (r *Reconciler) launch(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 	case err == nil && o.record.Awaits:
 		now := r.Now()
 		o.record.Awaits, o.record.Started = false, &now
-		o.record.Pinned = pinned(vm, instance)
+		o.record.Pinned = pinned(vm, o.wanted, instance)
 		err = r.Power.Put(ctx, instance.UID, o.record)
 	}
 	if err == nil {
@@ -144,7 +144,7 @@ func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	if err != nil {
 		return err
 	}
-	pins, err := r.pins(ctx, vm)
+	pins, err := r.pins(ctx, vm, o)
 	if err != nil {
 		return err
 	}
@@ -279,7 +279,7 @@ func (r *Reconciler) forget(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 	if err := r.Power.Put(ctx, uid, o.record); err != nil {
 		return err
 	}
-	o.sight, o.applied, o.changes, o.attached, o.plugged = Sight{State: Absent}, nil, nil, nil, nil
+	o.sight, o.applied, o.changes, o.attached, o.present, o.plugged = Sight{State: Absent}, nil, nil, nil, nil, nil
 	o.again = time.Nanosecond // now that it is gone there is more to do
 	return nil
 }
@@ -310,6 +310,8 @@ func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 		o.record.AgentAfter = max(o.sight.Agent.Since.Sub(*o.record.Started), time.Second)
 	case o.record.Failure != nil:
 		o.record.Failure = nil
+	case !slices.Equal(o.record.Plugged, o.sight.Plugged):
+		o.record.Plugged = o.sight.Plugged
 	default:
 		return nil
 	}
@@ -322,18 +324,18 @@ func (r *Reconciler) grow(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 	if o.applied == nil || o.sight.State != Running && o.sight.State != Paused {
 		return nil
 	}
-	for i, ref := range o.applied.GetBlockDeviceRefs() {
-		if !o.attached[i].Grows {
+	for _, ref := range slices.Concat(o.applied.GetBlockDeviceRefs(), refsOf(o.present)) {
+		if !r.Devices.State(ref, vm.GetMetadata().GetNamespace()).Grows {
 			continue
 		}
-		device, err := r.Devices.Claim(ctx, ref, userOf(vm, o))
+		device, err := r.Devices.Claim(ctx, ref, User(vm, o.record))
 		if err != nil {
 			return err
 		}
 		if err := r.Engine.Grow(ctx, vm.GetMetadata().GetUid(), device.ID, device.GrowTo); err != nil {
 			return err
 		}
-		if _, err := r.Devices.Claim(ctx, ref, userOf(vm, o)); err != nil {
+		if _, err := r.Devices.Claim(ctx, ref, User(vm, o.record)); err != nil {
 			return err
 		}
 	}

@@ -147,7 +147,7 @@ func (r *Reconciler) prepareTarget(ctx context.Context, vm *vmv1.VirtualMachine,
 		o.again = migrationPoll // its claim is seen soon
 		return nil
 	}
-	holder := userOf(vm, o)
+	holder := User(vm, o.record)
 	holder.TargetNode = m.Target
 	port, err := r.Addresses.Claim(ctx, o.plugged, holder)
 	if err == nil {
@@ -249,12 +249,12 @@ func (r *Reconciler) replug(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 	if holder == nil || o.applied == nil || holder.GetNode() == o.record.Node && holder.GetTargetNode() == "" {
 		return nil
 	}
-	for _, ref := range o.applied.GetBlockDeviceRefs() {
-		if _, err := r.Devices.Claim(ctx, ref, userOf(vm, o)); err != nil {
+	for _, ref := range slices.Concat(o.applied.GetBlockDeviceRefs(), refsOf(o.present)) {
+		if _, err := r.Devices.Claim(ctx, ref, User(vm, o.record)); err != nil {
 			return err
 		}
 	}
-	_, err := r.Addresses.Claim(ctx, o.plugged, userOf(vm, o))
+	_, err := r.Addresses.Claim(ctx, o.plugged, User(vm, o.record))
 	return err
 }
 

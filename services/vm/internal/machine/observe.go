@@ -23,6 +23,7 @@ func (r *Reconciler) observe(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 	if o.sight, err = r.Engine.Look(ctx, uid); err != nil {
 		return err
 	}
+	o.wanted = r.Attachments.Of(vm)
 	r.observeClass(vm, o)
 	r.observeDevices(vm, o)
 	o.provisioningProblem = provisioningProblem(vm.GetSpec())
@@ -43,6 +44,7 @@ func (r *Reconciler) observeInstance(vm *vmv1.VirtualMachine, o *observation) er
 			o.plugged = address
 		}
 	}
+	o.present = among(o.wanted, o.sight.Plugged)
 	if len(o.record.Applied) == 0 {
 		return nil
 	}

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
@@ -34,6 +35,9 @@ type Instance struct {
 	Paravirtualized      bool
 	// Devices in boot order.
 	Devices []Device
+	// Plugged are the devices of attachments, in the order in which an earlier
+	// instance had them.
+	Plugged []Device
 	Port    *networkv1.Port
 	// UserData is handed to cloud-init as it is; nil for no seed at all.
 	UserData []byte
@@ -87,6 +91,9 @@ type Sight struct {
 	QEMU string
 	// Moving is true where something is left of a migration that has not ended.
 	Moving bool
+	// Plugged are the IDs of the devices that were plugged in and are there, disks
+	// in the order of their names in the guest.
+	Plugged []string
 }
 
 // Agent is what a guest says of itself. Not to be believed for a decision.
@@ -107,6 +114,24 @@ type Devices interface {
 	Release(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *metav1.Holder) error
 	// Held lists the devices that the holder has claimed.
 	Held(holder *metav1.Holder) []HeldDevice
+}
+
+// DeviceID names a device for as long as it belongs to a VM.
+func DeviceID(ref *vmv1.BlockDeviceRef) string {
+	return strings.ToLower(ref.GetKind().String()) + "/" + ref.GetName()
+}
+
+// Attachments finds what a VM is to have besides the devices of its spec.
+type Attachments interface {
+	// Of lists them, oldest first, without those that are being deleted or that
+	// another one excludes.
+	Of(vm *vmv1.VirtualMachine) []Attachment
+}
+
+// Attachment is a device that a VM is to have.
+type Attachment struct {
+	Name string
+	Ref  *vmv1.BlockDeviceRef
 }
 
 // DeviceState is a disk or an image as a VM sees it.

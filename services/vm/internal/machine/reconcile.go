@@ -30,9 +30,11 @@ type Reconciler struct {
 	Classes   Classes
 	Devices   Devices
 	Addresses Addresses
-	Engine    Engine
-	Power     *power.Store
-	Nodes     []node.Node
+	// Attachments are what VMs are to have besides.
+	Attachments Attachments
+	Engine      Engine
+	Power       *power.Store
+	Nodes       []node.Node
 	// Migrations moves what Engine runs, as Migration says.
 	Migrations migration.Engine
 	Migration  migration.Settings
@@ -57,6 +59,9 @@ type observation struct {
 	changes []change
 	// attached are the devices of applied, in its order.
 	attached []DeviceState
+	// wanted are the VM's attachments, present those that the instance has, in the
+	// order of Sight.Plugged.
+	wanted, present []Attachment
 	// plugged is the address that the instance has.
 	plugged *networkv1.VirtualMachineIPAddress
 
@@ -191,13 +196,6 @@ func holderOf(vm *vmv1.VirtualMachine, active bool) *metav1.Holder {
 	return &metav1.Holder{
 		Kind: vm.GetKind(), Namespace: meta.GetNamespace(), Name: meta.GetName(), Uid: meta.GetUid(), Active: active,
 	}
-}
-
-// userOf is a VM that runs, or is about to, on its node.
-func userOf(vm *vmv1.VirtualMachine, o *observation) *metav1.Holder {
-	holder := holderOf(vm, true)
-	holder.Node = o.record.Node
-	return holder
 }
 
 func problemOf(err error) *problem {

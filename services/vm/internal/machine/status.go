@@ -25,7 +25,7 @@ func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.Virtu
 		Phase:                       phase,
 		IpAddress:                   address.GetStatus().GetAddress(),
 		VirtualMachineIpAddressName: address.GetMetadata().GetName(),
-		BlockDeviceRefs:             deviceStatuses(vm, o),
+		BlockDeviceRefs:             r.deviceStatuses(vm, o),
 		Resources:                   resources(vm.GetSpec()),
 		Stats:                       r.stats(vm, o, phase),
 		VirtualMachinePods:          pods(vm, o),
@@ -89,37 +89,6 @@ func migrationState(vm *vmv1.VirtualMachine, o *observation) *vmv1.VirtualMachin
 		}
 	}
 	return state
-}
-
-// deviceStatuses are of the devices that the instance has; without one, of those
-// that it would have.
-func deviceStatuses(vm *vmv1.VirtualMachine, o *observation) []*vmv1.BlockDeviceStatus {
-	refs, states, attached := vm.GetSpec().GetBlockDeviceRefs(), o.devices, o.applied != nil
-	if attached {
-		refs, states = o.applied.GetBlockDeviceRefs(), o.attached
-	}
-	var names targets
-	var statuses []*vmv1.BlockDeviceStatus
-	for i, ref := range refs {
-		status := &vmv1.BlockDeviceStatus{Kind: ref.GetKind(), Name: ref.GetName(), Size: &states[i].Size, Attached: &attached}
-		if attached {
-			status.Target = names.next(states[i].CDROM)
-		}
-		statuses = append(statuses, status)
-	}
-	return statuses
-}
-
-// targets names devices as the guest does: disks and CD-ROMs are counted apart.
-type targets struct{ disks, cdroms int }
-
-func (t *targets) next(cdrom bool) string {
-	if cdrom {
-		t.cdroms++
-		return "sr" + string(rune('0'+t.cdroms-1))
-	}
-	t.disks++
-	return "sd" + string(rune('a'+t.disks-1))
 }
 
 func resources(spec *vmv1.VirtualMachineSpec) *vmv1.VirtualMachineResources {

@@ -40,6 +40,7 @@ type world struct {
 	addresses *addresses
 	classes   map[string]*vmv1.VirtualMachineClass
 	power     *power.Store
+	attached  []machine.Attachment
 	now       time.Time
 	after     time.Duration
 }
@@ -59,7 +60,7 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 	w.addresses = &addresses{wire: w.wire, all: map[string]*networkv1.VirtualMachineIPAddress{}}
 	w.devices.add("VirtualDisk root")
 	w.r = &machine.Reconciler{
-		Classes: w, Devices: w.devices, Addresses: w.addresses, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
+		Classes: w, Devices: w.devices, Addresses: w.addresses, Attachments: w, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
 		Nodes: node.Simulate([]string{"node-1", "node-2"}, node.Demand{MilliCPU: 8000, MemoryBytes: 8 * gib}),
 		Now:   func() time.Time { return w.now },
 	}
@@ -88,6 +89,9 @@ func (w *world) Class(name string) (*vmv1.VirtualMachineClass, bool) {
 	class, found := w.classes[name]
 	return class, found
 }
+
+// Of implements machine.Attachments.
+func (w *world) Of(*vmv1.VirtualMachine) []machine.Attachment { return w.attached }
 
 // pass reconciles once, and writes the status as a loop does.
 func (w *world) pass(ctx context.Context) (gone bool, err error) {
@@ -293,7 +297,7 @@ func (d *devices) State(ref *vmv1.BlockDeviceRef, _ string) machine.DeviceState 
 
 func (d *devices) Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *metav1.Holder) (machine.Device, error) {
 	name := nameOf(ref)
-	device := machine.Device{ID: name, Path: "/disks/" + ref.GetName(), Format: "qcow2", Node: d.nodes[name], GrowTo: d.wanted[name]}
+	device := machine.Device{ID: machine.DeviceID(ref), Path: "/disks/" + ref.GetName(), Format: "qcow2", Node: d.nodes[name], GrowTo: d.wanted[name]}
 	if d.unmade[name] {
 		device.Path = ""
 	}

@@ -6,7 +6,6 @@ package peer
 
 import (
 	"context"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -140,13 +139,16 @@ func (d *Devices) Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *m
 	if ref.GetKind() == vmv1.BlockDeviceKind_VirtualDisk {
 		volume := new(diskv1.Volume)
 		err := d.disks.Client().Claim(ctx, key, holder, volume)
-		return machine.Device{ID: idOf(ref), Path: volume.GetPath(), Format: volume.GetFormat(), Node: volume.GetNode(), GrowTo: volume.GetWantedBytes()}, err
+		return machine.Device{
+			ID: machine.DeviceID(ref), Path: volume.GetPath(), Format: volume.GetFormat(),
+			Node: volume.GetNode(), GrowTo: volume.GetWantedBytes(),
+		}, err
 	}
 	blob := new(imagev1.Blob)
 	if err := d.claimImage(ctx, ref, key, holder, blob); err != nil {
 		return machine.Device{}, err
 	}
-	device := machine.Device{ID: idOf(ref), Path: blob.GetPath(), Format: blob.GetFormat(), ReadOnly: true, CDROM: blob.GetCdrom()}
+	device := machine.Device{ID: machine.DeviceID(ref), Path: blob.GetPath(), Format: blob.GetFormat(), ReadOnly: true, CDROM: blob.GetCdrom()}
 	if device.CDROM {
 		device.Format = "raw" // an ISO image is what a CD-ROM has, byte for byte
 	}
@@ -199,9 +201,4 @@ func keyOf(ref *vmv1.BlockDeviceRef, namespace string) resource.Key {
 		namespace = ""
 	}
 	return resource.Key{Namespace: namespace, Name: ref.GetName()}
-}
-
-// idOf names a device for as long as it belongs to the VM.
-func idOf(ref *vmv1.BlockDeviceRef) string {
-	return strings.ToLower(ref.GetKind().String()) + "/" + ref.GetName()
 }

@@ -49,6 +49,9 @@ type Record struct {
 	Pinned []string `json:"pinned,omitempty"`
 	// Migration is the present one, or the last.
 	Migration *Migration `json:"migration,omitempty"`
+	// Plugged are the IDs of the devices that the last instance had of attachments,
+	// in their order: the next one has them so again.
+	Plugged []string `json:"plugged,omitempty"`
 
 	// NotBefore holds back the next start, after an instance that ended early or
 	// did not come to be.

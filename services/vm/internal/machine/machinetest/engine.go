@@ -2,6 +2,7 @@ package machinetest
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"orlop.dev/kit/fault"
@@ -18,6 +19,8 @@ type Engine struct {
 	starts int
 	last   machine.Instance
 	sizes  map[string]int64
+	// places are of the devices that were plugged in, by the instance; "" is free.
+	places map[string][]string
 }
 
 // Start implements machine.Engine.
@@ -34,6 +37,9 @@ func (e *Engine) Start(ctx context.Context, instance machine.Instance) error {
 		e.starts++
 		e.last = instance
 		e.sights[instance.UID] = machine.Sight{State: machine.Running, QEMU: "10.0.0"}
+		for _, device := range instance.Plugged {
+			e.place(instance.UID, device.ID)
+		}
 	}
 	return nil
 }
@@ -43,6 +49,7 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if sight, there := e.sights[uid]; there {
+		sight.Plugged = slices.DeleteFunc(slices.Clone(e.places[uid]), func(id string) bool { return id == "" })
 		return sight, ctx.Err()
 	}
 	return machine.Sight{State: machine.Absent}, ctx.Err()
@@ -65,7 +72,46 @@ func (e *Engine) Kill(ctx context.Context, uid string) error {
 		return err
 	}
 	delete(e.sights, uid)
+	delete(e.places, uid)
 	return nil
+}
+
+// Plug implements attachment.Engine.
+func (e *Engine) Plug(ctx context.Context, uid string, device machine.Device) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !e.sights[uid].State.Alive() {
+		return fault.New(fault.NotFound, "VirtualMachineNotRunning", "the VM does not run")
+	}
+	e.place(uid, device.ID)
+	return nil
+}
+
+func (e *Engine) place(uid, device string) {
+	if slices.Contains(e.places[uid], device) {
+		return
+	}
+	if e.places == nil {
+		e.places = map[string][]string{}
+	}
+	if free := slices.Index(e.places[uid], ""); free >= 0 {
+		e.places[uid][free] = device
+		return
+	}
+	e.places[uid] = append(e.places[uid], device)
+}
+
+// Unplug implements attachment.Engine.
+func (e *Engine) Unplug(ctx context.Context, uid, device string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if at := slices.Index(e.places[uid], device); at >= 0 && ctx.Err() == nil {
+		e.places[uid][at] = ""
+	}
+	return ctx.Err()
 }
 
 // Grow implements machine.Engine.

@@ -3,6 +3,7 @@ package machinetest_test
 import (
 	"testing"
 
+	"orlop.dev/services/vm/internal/attachment/attachmenttest"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/machine/machinetest"
 )
@@ -19,6 +20,16 @@ func TestEngineInMemory(t *testing.T) {
 			End: func(_ *testing.T, uid string, how machine.State) {
 				engine.Set(uid, machine.Sight{State: how})
 			},
+		}
+	})
+}
+
+func TestDevicesPluggedInMemory(t *testing.T) {
+	attachmenttest.RunEngine(t, func(*testing.T) attachmenttest.Subject {
+		return attachmenttest.Subject{
+			Engine:   new(machinetest.Engine),
+			Instance: func(_ *testing.T, uid string) machine.Instance { return machine.Instance{UID: uid} },
+			Device:   func(*testing.T) machine.Device { return machine.Device{} },
 		}
 	})
 }

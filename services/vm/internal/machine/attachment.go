@@ -1,0 +1,105 @@
+package machine
+
+import (
+	"context"
+	"slices"
+
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/services/vm/internal/power"
+)
+
+// User is a VM that runs, as the holder of what it uses.
+func User(vm *vmv1.VirtualMachine, record *power.Record) *metav1.Holder {
+	holder := holderOf(vm, true)
+	holder.Node = record.Node
+	return holder
+}
+
+// Reference is a VM as the holder of what it only refers to.
+func Reference(vm *vmv1.VirtualMachine) *metav1.Holder { return holderOf(vm, false) }
+
+// Stopping reports whether the VM's instance, if there is one, is to end.
+func Stopping(vm *vmv1.VirtualMachine, record *power.Record) bool { return stopping(vm, record) }
+
+// among are the attachments of the devices with these IDs, in that order.
+func among(attachments []Attachment, devices []string) []Attachment {
+	var found []Attachment
+	for _, id := range devices {
+		at := slices.IndexFunc(attachments, func(a Attachment) bool { return DeviceID(a.Ref) == id })
+		if at >= 0 {
+			found = append(found, attachments[at])
+		}
+	}
+	return found
+}
+
+func refsOf(attachments []Attachment) []*vmv1.BlockDeviceRef {
+	var refs []*vmv1.BlockDeviceRef
+	for _, a := range attachments {
+		refs = append(refs, a.Ref)
+	}
+	return refs
+}
+
+// preparePlugged claims what the last instance had of attachments, so that the
+// guest boots with it in its old order. What can't be had now does not keep the
+// VM from starting: it is plugged in later.
+func (r *Reconciler) preparePlugged(ctx context.Context, o *observation, holder *metav1.Holder) ([]Device, error) {
+	var devices []Device
+	for _, a := range among(o.wanted, o.record.Plugged) {
+		if !r.Devices.State(a.Ref, holder.GetNamespace()).Ready {
+			continue
+		}
+		device, err := r.Devices.Claim(ctx, a.Ref, holder)
+		switch {
+		case ctx.Err() != nil:
+			return nil, err
+		case err == nil && device.Path != "" && (device.Node == "" || device.Node == o.record.Node):
+			devices = append(devices, device)
+		}
+	}
+	return devices, nil
+}
+
+// deviceStatuses are of the devices that the instance has; without one, of those
+// that it would have.
+func (r *Reconciler) deviceStatuses(vm *vmv1.VirtualMachine, o *observation) []*vmv1.BlockDeviceStatus {
+	refs, states, attached := vm.GetSpec().GetBlockDeviceRefs(), o.devices, o.applied != nil
+	if attached {
+		refs, states = o.applied.GetBlockDeviceRefs(), o.attached
+	}
+	var names targets
+	var statuses []*vmv1.BlockDeviceStatus
+	for i, ref := range refs {
+		status := &vmv1.BlockDeviceStatus{Kind: ref.GetKind(), Name: ref.GetName(), Size: &states[i].Size, Attached: &attached}
+		if attached {
+			status.Target = names.next(states[i].CDROM)
+		}
+		statuses = append(statuses, status)
+	}
+	if o.applied.GetProvisioning() != nil {
+		names.next(true) // the seed's CD-ROM is the last of those that are there at boot
+	}
+	for _, a := range o.present {
+		state, hotplugged := r.Devices.State(a.Ref, vm.GetMetadata().GetNamespace()), true
+		statuses = append(statuses, &vmv1.BlockDeviceStatus{
+			Kind: a.Ref.GetKind(), Name: a.Ref.GetName(), Size: &state.Size, Attached: &attached,
+			Target: names.next(state.CDROM), Hotplugged: &hotplugged,
+			VirtualMachineBlockDeviceAttachmentName: a.Name,
+		})
+	}
+	return statuses
+}
+
+// targets names devices as the guest does: disks and CD-ROMs are counted apart.
+type targets struct{ disks, cdroms int }
+
+func (t *targets) next(cdrom bool) string {
+	if cdrom {
+		t.cdroms++
+		return "sr" + string(rune('0'+t.cdroms-1))
+	}
+	t.disks++
+	return "sd" + string(rune('a'+t.disks-1))
+}
