@@ -44,6 +44,8 @@ func plugFault(err error, device string) error {
 		return fault.Wrap(err, fault.Invalid, "InternalVirtualMachineError", "QEMU can't attach %s: %v", device, err)
 	case errors.Is(err, qemu.ErrBusy):
 		return fault.Wrap(err, fault.Transient, "DetachPending", "the guest still uses %s", device)
+	case errors.Is(err, qemu.ErrMoving):
+		return fault.Wrap(err, fault.Transient, "VirtualMachineMigrating", "the VM is being migrated: %s waits until that is over", device)
 	case errors.As(err, &refusal):
 		return fault.Wrap(err, fault.Transient, "InternalVirtualMachineError", "QEMU refuses %s: %s", device, refusal.Desc)
 	}
