@@ -100,6 +100,7 @@ type Service struct {
 	devices   *peer.Devices
 	addresses *peer.Addresses
 	leader    *reconcile.Election
+	rules     *machine.Reconciler
 
 	machines   *kept[*vmv1.VirtualMachine]
 	classes    *kept[*vmv1.VirtualMachineClass]
@@ -148,7 +149,7 @@ func New(ctx context.Context, opts Options) (*Service, error) {
 // keep makes the collections of the service's kinds with their rules and loops.
 func (s *Service) keep(opts Options) error {
 	records := power.NewStore(opts.Etcd, opts.Prefix)
-	machines := &machine.Reconciler{
+	s.rules = &machine.Reconciler{
 		Classes: s, Devices: s.devices, Addresses: s.addresses, Engine: s.engine,
 		Attachments: s, Power: records, Nodes: s.nodes, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
 	}
@@ -161,7 +162,7 @@ func (s *Service) keep(opts Options) error {
 	}
 	var err error
 	if s.machines, err = newKept(opts, keptOptions[*vmv1.VirtualMachine]{
-		reconciler: machines, admit: machines.Admit, finalizer: machineFinalizer, workers: machineWorkers,
+		reconciler: s.rules, admit: s.rules.Admit, finalizer: machineFinalizer, workers: machineWorkers,
 	}); err != nil {
 		return err
 	}

@@ -635,6 +635,65 @@ func (MigrationResult_Value) EnumDescriptor() ([]byte, []int) {
 	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{32, 0}
 }
 
+type ChangeNeed_Value int32
+
+const (
+	ChangeNeed_Unspecified ChangeNeed_Value = 0
+	// It has its effect at once, or at the next start of a VM that does not run.
+	ChangeNeed_Nothing ChangeNeed_Value = 1
+	// A live migration, which is begun by itself.
+	ChangeNeed_Migration ChangeNeed_Value = 2
+	// A restart.
+	ChangeNeed_Restart ChangeNeed_Value = 3
+	// It is refused, and with it the whole update.
+	ChangeNeed_Refused ChangeNeed_Value = 4
+)
+
+// Enum value maps for ChangeNeed_Value.
+var (
+	ChangeNeed_Value_name = map[int32]string{
+		0: "Unspecified",
+		1: "Nothing",
+		2: "Migration",
+		3: "Restart",
+		4: "Refused",
+	}
+	ChangeNeed_Value_value = map[string]int32{
+		"Unspecified": 0,
+		"Nothing":     1,
+		"Migration":   2,
+		"Restart":     3,
+		"Refused":     4,
+	}
+)
+
+func (x ChangeNeed_Value) Enum() *ChangeNeed_Value {
+	p := new(ChangeNeed_Value)
+	*p = x
+	return p
+}
+
+func (x ChangeNeed_Value) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ChangeNeed_Value) Descriptor() protoreflect.EnumDescriptor {
+	return file_orlop_vm_v1_virtual_machine_proto_enumTypes[11].Descriptor()
+}
+
+func (ChangeNeed_Value) Type() protoreflect.EnumType {
+	return &file_orlop_vm_v1_virtual_machine_proto_enumTypes[11]
+}
+
+func (x ChangeNeed_Value) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ChangeNeed_Value.Descriptor instead.
+func (ChangeNeed_Value) EnumDescriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40, 0}
+}
+
 // VirtualMachine is a machine of a namespace.
 type VirtualMachine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2946,6 +3005,242 @@ func (x *UpdateVirtualMachineRequest) GetRequestId() string {
 	return ""
 }
 
+// PlanVirtualMachineUpdateRequest carries the wanted state of a VM, as an update
+// would.
+type PlanVirtualMachineUpdateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// May be left out where metadata has it; must not differ from it.
+	Namespace      string          `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name           string          `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	VirtualMachine *VirtualMachine `protobuf:"bytes,3,opt,name=virtual_machine,json=virtualMachine,proto3" json:"virtual_machine,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PlanVirtualMachineUpdateRequest) Reset() {
+	*x = PlanVirtualMachineUpdateRequest{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanVirtualMachineUpdateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanVirtualMachineUpdateRequest) ProtoMessage() {}
+
+func (x *PlanVirtualMachineUpdateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanVirtualMachineUpdateRequest.ProtoReflect.Descriptor instead.
+func (*PlanVirtualMachineUpdateRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *PlanVirtualMachineUpdateRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PlanVirtualMachineUpdateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PlanVirtualMachineUpdateRequest) GetVirtualMachine() *VirtualMachine {
+	if x != nil {
+		return x.VirtualMachine
+	}
+	return nil
+}
+
+// PlanVirtualMachineUpdateResponse tells what the update would come to. Without
+// changes it would come to nothing.
+type PlanVirtualMachineUpdateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []*PlannedChange       `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanVirtualMachineUpdateResponse) Reset() {
+	*x = PlanVirtualMachineUpdateResponse{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanVirtualMachineUpdateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanVirtualMachineUpdateResponse) ProtoMessage() {}
+
+func (x *PlanVirtualMachineUpdateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanVirtualMachineUpdateResponse.ProtoReflect.Descriptor instead.
+func (*PlanVirtualMachineUpdateResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PlanVirtualMachineUpdateResponse) GetChanges() []*PlannedChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// PlannedChange is one field that an update would change.
+type PlannedChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// add, remove or replace, as in status.restartAwaitingChanges.
+	Operation string `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// Path of the field, for example spec.cpu.cores.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Absent where the field is added.
+	CurrentValue *structpb.Value `protobuf:"bytes,3,opt,name=current_value,json=currentValue,proto3" json:"current_value,omitempty"`
+	// Absent where the field is removed.
+	DesiredValue *structpb.Value  `protobuf:"bytes,4,opt,name=desired_value,json=desiredValue,proto3" json:"desired_value,omitempty"`
+	Need         ChangeNeed_Value `protobuf:"varint,5,opt,name=need,proto3,enum=orlop.vm.v1.ChangeNeed_Value" json:"need,omitempty"`
+	// Sentence for people.
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedChange) Reset() {
+	*x = PlannedChange{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedChange) ProtoMessage() {}
+
+func (x *PlannedChange) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedChange.ProtoReflect.Descriptor instead.
+func (*PlannedChange) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PlannedChange) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *PlannedChange) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *PlannedChange) GetCurrentValue() *structpb.Value {
+	if x != nil {
+		return x.CurrentValue
+	}
+	return nil
+}
+
+func (x *PlannedChange) GetDesiredValue() *structpb.Value {
+	if x != nil {
+		return x.DesiredValue
+	}
+	return nil
+}
+
+func (x *PlannedChange) GetNeed() ChangeNeed_Value {
+	if x != nil {
+		return x.Need
+	}
+	return ChangeNeed_Unspecified
+}
+
+func (x *PlannedChange) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// ChangeNeed says what a change takes to have its effect.
+type ChangeNeed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeNeed) Reset() {
+	*x = ChangeNeed{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeNeed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeNeed) ProtoMessage() {}
+
+func (x *ChangeNeed) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeNeed.ProtoReflect.Descriptor instead.
+func (*ChangeNeed) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40}
+}
+
 // ListVirtualMachinesResponse is one page.
 type ListVirtualMachinesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2960,7 +3255,7 @@ type ListVirtualMachinesResponse struct {
 
 func (x *ListVirtualMachinesResponse) Reset() {
 	*x = ListVirtualMachinesResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3267,7 @@ func (x *ListVirtualMachinesResponse) String() string {
 func (*ListVirtualMachinesResponse) ProtoMessage() {}
 
 func (x *ListVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3280,7 @@ func (x *ListVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVirtualMachinesResponse.ProtoReflect.Descriptor instead.
 func (*ListVirtualMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{37}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListVirtualMachinesResponse) GetItems() []*VirtualMachine {
@@ -3024,7 +3319,7 @@ type WatchVirtualMachinesResponse struct {
 
 func (x *WatchVirtualMachinesResponse) Reset() {
 	*x = WatchVirtualMachinesResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3036,7 +3331,7 @@ func (x *WatchVirtualMachinesResponse) String() string {
 func (*WatchVirtualMachinesResponse) ProtoMessage() {}
 
 func (x *WatchVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3049,7 +3344,7 @@ func (x *WatchVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVirtualMachinesResponse.ProtoReflect.Descriptor instead.
 func (*WatchVirtualMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{38}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchVirtualMachinesResponse) GetType() v1.EventType_Value {
@@ -3094,7 +3389,7 @@ type AttachConsoleRequest struct {
 
 func (x *AttachConsoleRequest) Reset() {
 	*x = AttachConsoleRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3401,7 @@ func (x *AttachConsoleRequest) String() string {
 func (*AttachConsoleRequest) ProtoMessage() {}
 
 func (x *AttachConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3414,7 @@ func (x *AttachConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachConsoleRequest.ProtoReflect.Descriptor instead.
 func (*AttachConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{39}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AttachConsoleRequest) GetNamespace() string {
@@ -3153,7 +3448,7 @@ type AttachConsoleResponse struct {
 
 func (x *AttachConsoleResponse) Reset() {
 	*x = AttachConsoleResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3460,7 @@ func (x *AttachConsoleResponse) String() string {
 func (*AttachConsoleResponse) ProtoMessage() {}
 
 func (x *AttachConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3473,7 @@ func (x *AttachConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachConsoleResponse.ProtoReflect.Descriptor instead.
 func (*AttachConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AttachConsoleResponse) GetOutput() []byte {
@@ -3202,7 +3497,7 @@ type AttachVNCRequest struct {
 
 func (x *AttachVNCRequest) Reset() {
 	*x = AttachVNCRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3509,7 @@ func (x *AttachVNCRequest) String() string {
 func (*AttachVNCRequest) ProtoMessage() {}
 
 func (x *AttachVNCRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3522,7 @@ func (x *AttachVNCRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVNCRequest.ProtoReflect.Descriptor instead.
 func (*AttachVNCRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AttachVNCRequest) GetNamespace() string {
@@ -3261,7 +3556,7 @@ type AttachVNCResponse struct {
 
 func (x *AttachVNCResponse) Reset() {
 	*x = AttachVNCResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3568,7 @@ func (x *AttachVNCResponse) String() string {
 func (*AttachVNCResponse) ProtoMessage() {}
 
 func (x *AttachVNCResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3581,7 @@ func (x *AttachVNCResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVNCResponse.ProtoReflect.Descriptor instead.
 func (*AttachVNCResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{42}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AttachVNCResponse) GetData() []byte {
@@ -3586,7 +3881,28 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12#\n" +
 	"\rallow_missing\x18\x06 \x01(\bR\fallowMissing\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\a \x01(\tR\trequestId\"\xa3\x01\n" +
+	"request_id\x18\a \x01(\tR\trequestId\"\x99\x01\n" +
+	"\x1fPlanVirtualMachineUpdateRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12D\n" +
+	"\x0fvirtual_machine\x18\x03 \x01(\v2\x1b.orlop.vm.v1.VirtualMachineR\x0evirtualMachine\"X\n" +
+	" PlanVirtualMachineUpdateResponse\x124\n" +
+	"\achanges\x18\x01 \x03(\v2\x1a.orlop.vm.v1.PlannedChangeR\achanges\"\x88\x02\n" +
+	"\rPlannedChange\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12;\n" +
+	"\rcurrent_value\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\fcurrentValue\x12;\n" +
+	"\rdesired_value\x18\x04 \x01(\v2\x16.google.protobuf.ValueR\fdesiredValue\x121\n" +
+	"\x04need\x18\x05 \x01(\x0e2\x1d.orlop.vm.v1.ChangeNeed.ValueR\x04need\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\\\n" +
+	"\n" +
+	"ChangeNeed\"N\n" +
+	"\x05Value\x12\x0f\n" +
+	"\vUnspecified\x10\x00\x12\v\n" +
+	"\aNothing\x10\x01\x12\r\n" +
+	"\tMigration\x10\x02\x12\v\n" +
+	"\aRestart\x10\x03\x12\v\n" +
+	"\aRefused\x10\x04\"\xa3\x01\n" +
 	"\x1bListVirtualMachinesResponse\x121\n" +
 	"\x05items\x18\x01 \x03(\v2\x1b.orlop.vm.v1.VirtualMachineR\x05items\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12)\n" +
@@ -3607,14 +3923,16 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"'\n" +
 	"\x11AttachVNCResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\x87\v\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xe4\f\n" +
 	"\x15VirtualMachineService\x12\xa8\x01\n" +
 	"\x14CreateVirtualMachine\x12(.orlop.vm.v1.CreateVirtualMachineRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"I\x82\xd3\xe4\x93\x02C:\x0fvirtual_machine\"0/v1alpha2/namespaces/{namespace}/virtualmachines\x12\x8c\x01\n" +
 	"\x11GetVirtualMachine\x12\x19.orlop.meta.v1.GetRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"?\x82\xd3\xe4\x93\x029\x127/v1alpha2/namespaces/{namespace}/virtualmachines/{name}\x12\xb2\x01\n" +
 	"\x13ListVirtualMachines\x12\x1a.orlop.meta.v1.ListRequest\x1a(.orlop.vm.v1.ListVirtualMachinesResponse\"U\x82\xd3\xe4\x93\x02OZ\x1b\x12\x19/v1alpha2/virtualmachines\x120/v1alpha2/namespaces/{namespace}/virtualmachines\x12\xfd\x01\n" +
 	"\x14UpdateVirtualMachine\x12(.orlop.vm.v1.UpdateVirtualMachineRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"\x9d\x01\x82\xd3\xe4\x93\x02\x96\x01:\x0fvirtual_machineZJ:\x0fvirtual_machine27/v1alpha2/namespaces/{namespace}/virtualmachines/{name}\x1a7/v1alpha2/namespaces/{namespace}/virtualmachines/{name}\x12\x92\x01\n" +
 	"\x14DeleteVirtualMachine\x12\x1c.orlop.meta.v1.DeleteRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"?\x82\xd3\xe4\x93\x029*7/v1alpha2/namespaces/{namespace}/virtualmachines/{name}\x12\xc3\x01\n" +
-	"\x14WatchVirtualMachines\x12\x1b.orlop.meta.v1.WatchRequest\x1a).orlop.vm.v1.WatchVirtualMachinesResponse\"a\x82\xd3\xe4\x93\x02[Z!\x12\x1f/v1alpha2/virtualmachines:watch\x126/v1alpha2/namespaces/{namespace}/virtualmachines:watch0\x01\x12\x98\x01\n" +
+	"\x14WatchVirtualMachines\x12\x1b.orlop.meta.v1.WatchRequest\x1a).orlop.vm.v1.WatchVirtualMachinesResponse\"a\x82\xd3\xe4\x93\x02[Z!\x12\x1f/v1alpha2/virtualmachines:watch\x126/v1alpha2/namespaces/{namespace}/virtualmachines:watch0\x01\x12\xda\x01\n" +
+	"\x18PlanVirtualMachineUpdate\x12,.orlop.vm.v1.PlanVirtualMachineUpdateRequest\x1a-.orlop.vm.v1.PlanVirtualMachineUpdateResponse\"a\xa2\xd4\x18\b\n" +
+	"\x06update\x82\xd3\xe4\x93\x02O:\x0fvirtual_machine\"</v1alpha2/namespaces/{namespace}/virtualmachines/{name}:plan\x12\x98\x01\n" +
 	"\rAttachConsole\x12!.orlop.vm.v1.AttachConsoleRequest\x1a\".orlop.vm.v1.AttachConsoleResponse\"<\xa2\xd4\x188\n" +
 	"\x03get\x12\aconsole*(subresources.virtualization.deckhouse.io(\x010\x01\x12\x88\x01\n" +
 	"\tAttachVNC\x12\x1d.orlop.vm.v1.AttachVNCRequest\x1a\x1e.orlop.vm.v1.AttachVNCResponse\"8\xa2\xd4\x184\n" +
@@ -3632,156 +3950,169 @@ func file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP() []byte {
 	return file_orlop_vm_v1_virtual_machine_proto_rawDescData
 }
 
-var file_orlop_vm_v1_virtual_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_orlop_vm_v1_virtual_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_orlop_vm_v1_virtual_machine_proto_goTypes = []any{
-	(NetworkType_Value)(0),               // 0: orlop.vm.v1.NetworkType.Value
-	(RunPolicy_Value)(0),                 // 1: orlop.vm.v1.RunPolicy.Value
-	(BlockDeviceKind_Value)(0),           // 2: orlop.vm.v1.BlockDeviceKind.Value
-	(ProvisioningType_Value)(0),          // 3: orlop.vm.v1.ProvisioningType.Value
-	(SecretKind_Value)(0),                // 4: orlop.vm.v1.SecretKind.Value
-	(OSType_Value)(0),                    // 5: orlop.vm.v1.OSType.Value
-	(Bootloader_Value)(0),                // 6: orlop.vm.v1.Bootloader.Value
-	(RestartApprovalMode_Value)(0),       // 7: orlop.vm.v1.RestartApprovalMode.Value
-	(LiveMigrationPolicy_Value)(0),       // 8: orlop.vm.v1.LiveMigrationPolicy.Value
-	(VirtualMachinePhase_Value)(0),       // 9: orlop.vm.v1.VirtualMachinePhase.Value
-	(MigrationResult_Value)(0),           // 10: orlop.vm.v1.MigrationResult.Value
-	(*VirtualMachine)(nil),               // 11: orlop.vm.v1.VirtualMachine
-	(*VirtualMachineSpec)(nil),           // 12: orlop.vm.v1.VirtualMachineSpec
-	(*NetworkRef)(nil),                   // 13: orlop.vm.v1.NetworkRef
-	(*NetworkType)(nil),                  // 14: orlop.vm.v1.NetworkType
-	(*USBDeviceRef)(nil),                 // 15: orlop.vm.v1.USBDeviceRef
-	(*GPURef)(nil),                       // 16: orlop.vm.v1.GPURef
-	(*RunPolicy)(nil),                    // 17: orlop.vm.v1.RunPolicy
-	(*CPU)(nil),                          // 18: orlop.vm.v1.CPU
-	(*Memory)(nil),                       // 19: orlop.vm.v1.Memory
-	(*BlockDeviceRef)(nil),               // 20: orlop.vm.v1.BlockDeviceRef
-	(*BlockDeviceKind)(nil),              // 21: orlop.vm.v1.BlockDeviceKind
-	(*Provisioning)(nil),                 // 22: orlop.vm.v1.Provisioning
-	(*ProvisioningType)(nil),             // 23: orlop.vm.v1.ProvisioningType
-	(*SecretRef)(nil),                    // 24: orlop.vm.v1.SecretRef
-	(*SecretKind)(nil),                   // 25: orlop.vm.v1.SecretKind
-	(*OSType)(nil),                       // 26: orlop.vm.v1.OSType
-	(*Bootloader)(nil),                   // 27: orlop.vm.v1.Bootloader
-	(*Disruptions)(nil),                  // 28: orlop.vm.v1.Disruptions
-	(*RestartApprovalMode)(nil),          // 29: orlop.vm.v1.RestartApprovalMode
-	(*LiveMigrationPolicy)(nil),          // 30: orlop.vm.v1.LiveMigrationPolicy
-	(*VirtualMachineStatus)(nil),         // 31: orlop.vm.v1.VirtualMachineStatus
-	(*VirtualMachinePhase)(nil),          // 32: orlop.vm.v1.VirtualMachinePhase
-	(*BlockDeviceStatus)(nil),            // 33: orlop.vm.v1.BlockDeviceStatus
-	(*VirtualMachineResources)(nil),      // 34: orlop.vm.v1.VirtualMachineResources
-	(*CPUResources)(nil),                 // 35: orlop.vm.v1.CPUResources
-	(*CPUTopology)(nil),                  // 36: orlop.vm.v1.CPUTopology
-	(*MemoryResources)(nil),              // 37: orlop.vm.v1.MemoryResources
-	(*VirtualMachineStats)(nil),          // 38: orlop.vm.v1.VirtualMachineStats
-	(*PhaseTransition)(nil),              // 39: orlop.vm.v1.PhaseTransition
-	(*LaunchTimeDuration)(nil),           // 40: orlop.vm.v1.LaunchTimeDuration
-	(*VirtualMachineMigrationState)(nil), // 41: orlop.vm.v1.VirtualMachineMigrationState
-	(*MigrationSide)(nil),                // 42: orlop.vm.v1.MigrationSide
-	(*MigrationResult)(nil),              // 43: orlop.vm.v1.MigrationResult
-	(*VirtualMachinePod)(nil),            // 44: orlop.vm.v1.VirtualMachinePod
-	(*VirtualMachineVersions)(nil),       // 45: orlop.vm.v1.VirtualMachineVersions
-	(*CreateVirtualMachineRequest)(nil),  // 46: orlop.vm.v1.CreateVirtualMachineRequest
-	(*UpdateVirtualMachineRequest)(nil),  // 47: orlop.vm.v1.UpdateVirtualMachineRequest
-	(*ListVirtualMachinesResponse)(nil),  // 48: orlop.vm.v1.ListVirtualMachinesResponse
-	(*WatchVirtualMachinesResponse)(nil), // 49: orlop.vm.v1.WatchVirtualMachinesResponse
-	(*AttachConsoleRequest)(nil),         // 50: orlop.vm.v1.AttachConsoleRequest
-	(*AttachConsoleResponse)(nil),        // 51: orlop.vm.v1.AttachConsoleResponse
-	(*AttachVNCRequest)(nil),             // 52: orlop.vm.v1.AttachVNCRequest
-	(*AttachVNCResponse)(nil),            // 53: orlop.vm.v1.AttachVNCResponse
-	nil,                                  // 54: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	(*v1.ObjectMeta)(nil),                // 55: orlop.meta.v1.ObjectMeta
-	(*Affinity)(nil),                     // 56: orlop.vm.v1.Affinity
-	(*Toleration)(nil),                   // 57: orlop.vm.v1.Toleration
-	(*TopologySpreadConstraint)(nil),     // 58: orlop.vm.v1.TopologySpreadConstraint
-	(*structpb.Struct)(nil),              // 59: google.protobuf.Struct
-	(*v1.Condition)(nil),                 // 60: orlop.meta.v1.Condition
-	(*timestamppb.Timestamp)(nil),        // 61: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),        // 62: google.protobuf.FieldMask
-	(v1.EventType_Value)(0),              // 63: orlop.meta.v1.EventType.Value
-	(*v1.GetRequest)(nil),                // 64: orlop.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),               // 65: orlop.meta.v1.ListRequest
-	(*v1.DeleteRequest)(nil),             // 66: orlop.meta.v1.DeleteRequest
-	(*v1.WatchRequest)(nil),              // 67: orlop.meta.v1.WatchRequest
+	(NetworkType_Value)(0),                   // 0: orlop.vm.v1.NetworkType.Value
+	(RunPolicy_Value)(0),                     // 1: orlop.vm.v1.RunPolicy.Value
+	(BlockDeviceKind_Value)(0),               // 2: orlop.vm.v1.BlockDeviceKind.Value
+	(ProvisioningType_Value)(0),              // 3: orlop.vm.v1.ProvisioningType.Value
+	(SecretKind_Value)(0),                    // 4: orlop.vm.v1.SecretKind.Value
+	(OSType_Value)(0),                        // 5: orlop.vm.v1.OSType.Value
+	(Bootloader_Value)(0),                    // 6: orlop.vm.v1.Bootloader.Value
+	(RestartApprovalMode_Value)(0),           // 7: orlop.vm.v1.RestartApprovalMode.Value
+	(LiveMigrationPolicy_Value)(0),           // 8: orlop.vm.v1.LiveMigrationPolicy.Value
+	(VirtualMachinePhase_Value)(0),           // 9: orlop.vm.v1.VirtualMachinePhase.Value
+	(MigrationResult_Value)(0),               // 10: orlop.vm.v1.MigrationResult.Value
+	(ChangeNeed_Value)(0),                    // 11: orlop.vm.v1.ChangeNeed.Value
+	(*VirtualMachine)(nil),                   // 12: orlop.vm.v1.VirtualMachine
+	(*VirtualMachineSpec)(nil),               // 13: orlop.vm.v1.VirtualMachineSpec
+	(*NetworkRef)(nil),                       // 14: orlop.vm.v1.NetworkRef
+	(*NetworkType)(nil),                      // 15: orlop.vm.v1.NetworkType
+	(*USBDeviceRef)(nil),                     // 16: orlop.vm.v1.USBDeviceRef
+	(*GPURef)(nil),                           // 17: orlop.vm.v1.GPURef
+	(*RunPolicy)(nil),                        // 18: orlop.vm.v1.RunPolicy
+	(*CPU)(nil),                              // 19: orlop.vm.v1.CPU
+	(*Memory)(nil),                           // 20: orlop.vm.v1.Memory
+	(*BlockDeviceRef)(nil),                   // 21: orlop.vm.v1.BlockDeviceRef
+	(*BlockDeviceKind)(nil),                  // 22: orlop.vm.v1.BlockDeviceKind
+	(*Provisioning)(nil),                     // 23: orlop.vm.v1.Provisioning
+	(*ProvisioningType)(nil),                 // 24: orlop.vm.v1.ProvisioningType
+	(*SecretRef)(nil),                        // 25: orlop.vm.v1.SecretRef
+	(*SecretKind)(nil),                       // 26: orlop.vm.v1.SecretKind
+	(*OSType)(nil),                           // 27: orlop.vm.v1.OSType
+	(*Bootloader)(nil),                       // 28: orlop.vm.v1.Bootloader
+	(*Disruptions)(nil),                      // 29: orlop.vm.v1.Disruptions
+	(*RestartApprovalMode)(nil),              // 30: orlop.vm.v1.RestartApprovalMode
+	(*LiveMigrationPolicy)(nil),              // 31: orlop.vm.v1.LiveMigrationPolicy
+	(*VirtualMachineStatus)(nil),             // 32: orlop.vm.v1.VirtualMachineStatus
+	(*VirtualMachinePhase)(nil),              // 33: orlop.vm.v1.VirtualMachinePhase
+	(*BlockDeviceStatus)(nil),                // 34: orlop.vm.v1.BlockDeviceStatus
+	(*VirtualMachineResources)(nil),          // 35: orlop.vm.v1.VirtualMachineResources
+	(*CPUResources)(nil),                     // 36: orlop.vm.v1.CPUResources
+	(*CPUTopology)(nil),                      // 37: orlop.vm.v1.CPUTopology
+	(*MemoryResources)(nil),                  // 38: orlop.vm.v1.MemoryResources
+	(*VirtualMachineStats)(nil),              // 39: orlop.vm.v1.VirtualMachineStats
+	(*PhaseTransition)(nil),                  // 40: orlop.vm.v1.PhaseTransition
+	(*LaunchTimeDuration)(nil),               // 41: orlop.vm.v1.LaunchTimeDuration
+	(*VirtualMachineMigrationState)(nil),     // 42: orlop.vm.v1.VirtualMachineMigrationState
+	(*MigrationSide)(nil),                    // 43: orlop.vm.v1.MigrationSide
+	(*MigrationResult)(nil),                  // 44: orlop.vm.v1.MigrationResult
+	(*VirtualMachinePod)(nil),                // 45: orlop.vm.v1.VirtualMachinePod
+	(*VirtualMachineVersions)(nil),           // 46: orlop.vm.v1.VirtualMachineVersions
+	(*CreateVirtualMachineRequest)(nil),      // 47: orlop.vm.v1.CreateVirtualMachineRequest
+	(*UpdateVirtualMachineRequest)(nil),      // 48: orlop.vm.v1.UpdateVirtualMachineRequest
+	(*PlanVirtualMachineUpdateRequest)(nil),  // 49: orlop.vm.v1.PlanVirtualMachineUpdateRequest
+	(*PlanVirtualMachineUpdateResponse)(nil), // 50: orlop.vm.v1.PlanVirtualMachineUpdateResponse
+	(*PlannedChange)(nil),                    // 51: orlop.vm.v1.PlannedChange
+	(*ChangeNeed)(nil),                       // 52: orlop.vm.v1.ChangeNeed
+	(*ListVirtualMachinesResponse)(nil),      // 53: orlop.vm.v1.ListVirtualMachinesResponse
+	(*WatchVirtualMachinesResponse)(nil),     // 54: orlop.vm.v1.WatchVirtualMachinesResponse
+	(*AttachConsoleRequest)(nil),             // 55: orlop.vm.v1.AttachConsoleRequest
+	(*AttachConsoleResponse)(nil),            // 56: orlop.vm.v1.AttachConsoleResponse
+	(*AttachVNCRequest)(nil),                 // 57: orlop.vm.v1.AttachVNCRequest
+	(*AttachVNCResponse)(nil),                // 58: orlop.vm.v1.AttachVNCResponse
+	nil,                                      // 59: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	(*v1.ObjectMeta)(nil),                    // 60: orlop.meta.v1.ObjectMeta
+	(*Affinity)(nil),                         // 61: orlop.vm.v1.Affinity
+	(*Toleration)(nil),                       // 62: orlop.vm.v1.Toleration
+	(*TopologySpreadConstraint)(nil),         // 63: orlop.vm.v1.TopologySpreadConstraint
+	(*structpb.Struct)(nil),                  // 64: google.protobuf.Struct
+	(*v1.Condition)(nil),                     // 65: orlop.meta.v1.Condition
+	(*timestamppb.Timestamp)(nil),            // 66: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),            // 67: google.protobuf.FieldMask
+	(*structpb.Value)(nil),                   // 68: google.protobuf.Value
+	(v1.EventType_Value)(0),                  // 69: orlop.meta.v1.EventType.Value
+	(*v1.GetRequest)(nil),                    // 70: orlop.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),                   // 71: orlop.meta.v1.ListRequest
+	(*v1.DeleteRequest)(nil),                 // 72: orlop.meta.v1.DeleteRequest
+	(*v1.WatchRequest)(nil),                  // 73: orlop.meta.v1.WatchRequest
 }
 var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
-	55, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
-	12, // 1: orlop.vm.v1.VirtualMachine.spec:type_name -> orlop.vm.v1.VirtualMachineSpec
-	31, // 2: orlop.vm.v1.VirtualMachine.status:type_name -> orlop.vm.v1.VirtualMachineStatus
+	60, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
+	13, // 1: orlop.vm.v1.VirtualMachine.spec:type_name -> orlop.vm.v1.VirtualMachineSpec
+	32, // 2: orlop.vm.v1.VirtualMachine.status:type_name -> orlop.vm.v1.VirtualMachineStatus
 	1,  // 3: orlop.vm.v1.VirtualMachineSpec.run_policy:type_name -> orlop.vm.v1.RunPolicy.Value
-	18, // 4: orlop.vm.v1.VirtualMachineSpec.cpu:type_name -> orlop.vm.v1.CPU
-	19, // 5: orlop.vm.v1.VirtualMachineSpec.memory:type_name -> orlop.vm.v1.Memory
-	20, // 6: orlop.vm.v1.VirtualMachineSpec.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceRef
-	22, // 7: orlop.vm.v1.VirtualMachineSpec.provisioning:type_name -> orlop.vm.v1.Provisioning
+	19, // 4: orlop.vm.v1.VirtualMachineSpec.cpu:type_name -> orlop.vm.v1.CPU
+	20, // 5: orlop.vm.v1.VirtualMachineSpec.memory:type_name -> orlop.vm.v1.Memory
+	21, // 6: orlop.vm.v1.VirtualMachineSpec.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceRef
+	23, // 7: orlop.vm.v1.VirtualMachineSpec.provisioning:type_name -> orlop.vm.v1.Provisioning
 	5,  // 8: orlop.vm.v1.VirtualMachineSpec.os_type:type_name -> orlop.vm.v1.OSType.Value
 	6,  // 9: orlop.vm.v1.VirtualMachineSpec.bootloader:type_name -> orlop.vm.v1.Bootloader.Value
-	28, // 10: orlop.vm.v1.VirtualMachineSpec.disruptions:type_name -> orlop.vm.v1.Disruptions
+	29, // 10: orlop.vm.v1.VirtualMachineSpec.disruptions:type_name -> orlop.vm.v1.Disruptions
 	8,  // 11: orlop.vm.v1.VirtualMachineSpec.live_migration_policy:type_name -> orlop.vm.v1.LiveMigrationPolicy.Value
-	54, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	56, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
-	57, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
-	58, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
-	13, // 16: orlop.vm.v1.VirtualMachineSpec.networks:type_name -> orlop.vm.v1.NetworkRef
-	15, // 17: orlop.vm.v1.VirtualMachineSpec.usb_devices:type_name -> orlop.vm.v1.USBDeviceRef
-	16, // 18: orlop.vm.v1.VirtualMachineSpec.gpus:type_name -> orlop.vm.v1.GPURef
+	59, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	61, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
+	62, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
+	63, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
+	14, // 16: orlop.vm.v1.VirtualMachineSpec.networks:type_name -> orlop.vm.v1.NetworkRef
+	16, // 17: orlop.vm.v1.VirtualMachineSpec.usb_devices:type_name -> orlop.vm.v1.USBDeviceRef
+	17, // 18: orlop.vm.v1.VirtualMachineSpec.gpus:type_name -> orlop.vm.v1.GPURef
 	0,  // 19: orlop.vm.v1.NetworkRef.type:type_name -> orlop.vm.v1.NetworkType.Value
 	2,  // 20: orlop.vm.v1.BlockDeviceRef.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
 	3,  // 21: orlop.vm.v1.Provisioning.type:type_name -> orlop.vm.v1.ProvisioningType.Value
-	24, // 22: orlop.vm.v1.Provisioning.user_data_ref:type_name -> orlop.vm.v1.SecretRef
-	24, // 23: orlop.vm.v1.Provisioning.sysprep_ref:type_name -> orlop.vm.v1.SecretRef
+	25, // 22: orlop.vm.v1.Provisioning.user_data_ref:type_name -> orlop.vm.v1.SecretRef
+	25, // 23: orlop.vm.v1.Provisioning.sysprep_ref:type_name -> orlop.vm.v1.SecretRef
 	4,  // 24: orlop.vm.v1.SecretRef.kind:type_name -> orlop.vm.v1.SecretKind.Value
 	7,  // 25: orlop.vm.v1.Disruptions.restart_approval_mode:type_name -> orlop.vm.v1.RestartApprovalMode.Value
 	9,  // 26: orlop.vm.v1.VirtualMachineStatus.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
-	33, // 27: orlop.vm.v1.VirtualMachineStatus.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceStatus
-	34, // 28: orlop.vm.v1.VirtualMachineStatus.resources:type_name -> orlop.vm.v1.VirtualMachineResources
-	59, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
-	38, // 30: orlop.vm.v1.VirtualMachineStatus.stats:type_name -> orlop.vm.v1.VirtualMachineStats
-	59, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
-	41, // 32: orlop.vm.v1.VirtualMachineStatus.migration_state:type_name -> orlop.vm.v1.VirtualMachineMigrationState
-	44, // 33: orlop.vm.v1.VirtualMachineStatus.virtual_machine_pods:type_name -> orlop.vm.v1.VirtualMachinePod
-	45, // 34: orlop.vm.v1.VirtualMachineStatus.versions:type_name -> orlop.vm.v1.VirtualMachineVersions
-	60, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
+	34, // 27: orlop.vm.v1.VirtualMachineStatus.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceStatus
+	35, // 28: orlop.vm.v1.VirtualMachineStatus.resources:type_name -> orlop.vm.v1.VirtualMachineResources
+	64, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
+	39, // 30: orlop.vm.v1.VirtualMachineStatus.stats:type_name -> orlop.vm.v1.VirtualMachineStats
+	64, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
+	42, // 32: orlop.vm.v1.VirtualMachineStatus.migration_state:type_name -> orlop.vm.v1.VirtualMachineMigrationState
+	45, // 33: orlop.vm.v1.VirtualMachineStatus.virtual_machine_pods:type_name -> orlop.vm.v1.VirtualMachinePod
+	46, // 34: orlop.vm.v1.VirtualMachineStatus.versions:type_name -> orlop.vm.v1.VirtualMachineVersions
+	65, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
 	2,  // 36: orlop.vm.v1.BlockDeviceStatus.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
-	35, // 37: orlop.vm.v1.VirtualMachineResources.cpu:type_name -> orlop.vm.v1.CPUResources
-	37, // 38: orlop.vm.v1.VirtualMachineResources.memory:type_name -> orlop.vm.v1.MemoryResources
-	36, // 39: orlop.vm.v1.CPUResources.topology:type_name -> orlop.vm.v1.CPUTopology
-	39, // 40: orlop.vm.v1.VirtualMachineStats.phases_transitions:type_name -> orlop.vm.v1.PhaseTransition
-	40, // 41: orlop.vm.v1.VirtualMachineStats.launch_time_duration:type_name -> orlop.vm.v1.LaunchTimeDuration
-	61, // 42: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
+	36, // 37: orlop.vm.v1.VirtualMachineResources.cpu:type_name -> orlop.vm.v1.CPUResources
+	38, // 38: orlop.vm.v1.VirtualMachineResources.memory:type_name -> orlop.vm.v1.MemoryResources
+	37, // 39: orlop.vm.v1.CPUResources.topology:type_name -> orlop.vm.v1.CPUTopology
+	40, // 40: orlop.vm.v1.VirtualMachineStats.phases_transitions:type_name -> orlop.vm.v1.PhaseTransition
+	41, // 41: orlop.vm.v1.VirtualMachineStats.launch_time_duration:type_name -> orlop.vm.v1.LaunchTimeDuration
+	66, // 42: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
 	9,  // 43: orlop.vm.v1.PhaseTransition.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
-	61, // 44: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
-	61, // 45: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
-	61, // 46: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
-	42, // 47: orlop.vm.v1.VirtualMachineMigrationState.target:type_name -> orlop.vm.v1.MigrationSide
-	42, // 48: orlop.vm.v1.VirtualMachineMigrationState.source:type_name -> orlop.vm.v1.MigrationSide
+	66, // 44: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
+	66, // 45: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
+	66, // 46: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
+	43, // 47: orlop.vm.v1.VirtualMachineMigrationState.target:type_name -> orlop.vm.v1.MigrationSide
+	43, // 48: orlop.vm.v1.VirtualMachineMigrationState.source:type_name -> orlop.vm.v1.MigrationSide
 	10, // 49: orlop.vm.v1.VirtualMachineMigrationState.result:type_name -> orlop.vm.v1.MigrationResult.Value
-	11, // 50: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	11, // 51: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	62, // 52: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
-	11, // 53: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
-	63, // 54: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
-	11, // 55: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
-	46, // 56: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
-	64, // 57: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
-	65, // 58: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
-	47, // 59: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
-	66, // 60: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
-	67, // 61: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
-	50, // 62: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
-	52, // 63: orlop.vm.v1.VirtualMachineService.AttachVNC:input_type -> orlop.vm.v1.AttachVNCRequest
-	11, // 64: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	11, // 65: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	48, // 66: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
-	11, // 67: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	11, // 68: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	49, // 69: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
-	51, // 70: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
-	53, // 71: orlop.vm.v1.VirtualMachineService.AttachVNC:output_type -> orlop.vm.v1.AttachVNCResponse
-	64, // [64:72] is the sub-list for method output_type
-	56, // [56:64] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	12, // 50: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	12, // 51: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	67, // 52: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
+	12, // 53: orlop.vm.v1.PlanVirtualMachineUpdateRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	51, // 54: orlop.vm.v1.PlanVirtualMachineUpdateResponse.changes:type_name -> orlop.vm.v1.PlannedChange
+	68, // 55: orlop.vm.v1.PlannedChange.current_value:type_name -> google.protobuf.Value
+	68, // 56: orlop.vm.v1.PlannedChange.desired_value:type_name -> google.protobuf.Value
+	11, // 57: orlop.vm.v1.PlannedChange.need:type_name -> orlop.vm.v1.ChangeNeed.Value
+	12, // 58: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
+	69, // 59: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
+	12, // 60: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
+	47, // 61: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
+	70, // 62: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
+	71, // 63: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
+	48, // 64: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
+	72, // 65: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
+	73, // 66: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
+	49, // 67: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:input_type -> orlop.vm.v1.PlanVirtualMachineUpdateRequest
+	55, // 68: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
+	57, // 69: orlop.vm.v1.VirtualMachineService.AttachVNC:input_type -> orlop.vm.v1.AttachVNCRequest
+	12, // 70: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	12, // 71: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	53, // 72: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
+	12, // 73: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	12, // 74: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	54, // 75: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
+	50, // 76: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:output_type -> orlop.vm.v1.PlanVirtualMachineUpdateResponse
+	56, // 77: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
+	58, // 78: orlop.vm.v1.VirtualMachineService.AttachVNC:output_type -> orlop.vm.v1.AttachVNCResponse
+	70, // [70:79] is the sub-list for method output_type
+	61, // [61:70] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_orlop_vm_v1_virtual_machine_proto_init() }
@@ -3800,8 +4131,8 @@ func file_orlop_vm_v1_virtual_machine_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_virtual_machine_proto_rawDesc), len(file_orlop_vm_v1_virtual_machine_proto_rawDesc)),
-			NumEnums:      11,
-			NumMessages:   44,
+			NumEnums:      12,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

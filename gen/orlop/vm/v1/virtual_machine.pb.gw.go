@@ -544,6 +544,67 @@ func request_VirtualMachineService_WatchVirtualMachines_1(ctx context.Context, m
 	return stream, metadata, nil
 }
 
+func request_VirtualMachineService_PlanVirtualMachineUpdate_0(ctx context.Context, marshaler runtime.Marshaler, client VirtualMachineServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq PlanVirtualMachineUpdateRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.VirtualMachine); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["namespace"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "namespace")
+	}
+	protoReq.Namespace, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "namespace", err)
+	}
+	val, ok = pathParams["name"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "name")
+	}
+	protoReq.Name, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "name", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.PlanVirtualMachineUpdate(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_VirtualMachineService_PlanVirtualMachineUpdate_0(ctx context.Context, marshaler runtime.Marshaler, server VirtualMachineServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq PlanVirtualMachineUpdateRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.VirtualMachine); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["namespace"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "namespace")
+	}
+	protoReq.Namespace, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "namespace", err)
+	}
+	val, ok = pathParams["name"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "name")
+	}
+	protoReq.Name, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "name", err)
+	}
+	msg, err := server.PlanVirtualMachineUpdate(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 // RegisterVirtualMachineServiceHandlerServer registers the http handlers for service VirtualMachineService to "mux".
 // UnaryRPC     :call VirtualMachineServiceServer directly.
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
@@ -703,6 +764,26 @@ func RegisterVirtualMachineServiceHandlerServer(ctx context.Context, mux *runtim
 		_, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
 		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
 		return
+	})
+	mux.Handle(http.MethodPost, pattern_VirtualMachineService_PlanVirtualMachineUpdate_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/orlop.vm.v1.VirtualMachineService/PlanVirtualMachineUpdate", runtime.WithHTTPPathPattern("/v1alpha2/namespaces/{namespace}/virtualmachines/{name}:plan"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_VirtualMachineService_PlanVirtualMachineUpdate_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_VirtualMachineService_PlanVirtualMachineUpdate_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 
 	return nil
@@ -897,29 +978,48 @@ func RegisterVirtualMachineServiceHandlerClient(ctx context.Context, mux *runtim
 		}
 		forward_VirtualMachineService_WatchVirtualMachines_1(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_VirtualMachineService_PlanVirtualMachineUpdate_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/orlop.vm.v1.VirtualMachineService/PlanVirtualMachineUpdate", runtime.WithHTTPPathPattern("/v1alpha2/namespaces/{namespace}/virtualmachines/{name}:plan"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_VirtualMachineService_PlanVirtualMachineUpdate_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_VirtualMachineService_PlanVirtualMachineUpdate_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
 var (
-	pattern_VirtualMachineService_CreateVirtualMachine_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines"}, ""))
-	pattern_VirtualMachineService_GetVirtualMachine_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, ""))
-	pattern_VirtualMachineService_ListVirtualMachines_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines"}, ""))
-	pattern_VirtualMachineService_ListVirtualMachines_1  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1alpha2", "virtualmachines"}, ""))
-	pattern_VirtualMachineService_UpdateVirtualMachine_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, ""))
-	pattern_VirtualMachineService_UpdateVirtualMachine_1 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, ""))
-	pattern_VirtualMachineService_DeleteVirtualMachine_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, ""))
-	pattern_VirtualMachineService_WatchVirtualMachines_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines"}, "watch"))
-	pattern_VirtualMachineService_WatchVirtualMachines_1 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1alpha2", "virtualmachines"}, "watch"))
+	pattern_VirtualMachineService_CreateVirtualMachine_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines"}, ""))
+	pattern_VirtualMachineService_GetVirtualMachine_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, ""))
+	pattern_VirtualMachineService_ListVirtualMachines_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines"}, ""))
+	pattern_VirtualMachineService_ListVirtualMachines_1      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1alpha2", "virtualmachines"}, ""))
+	pattern_VirtualMachineService_UpdateVirtualMachine_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, ""))
+	pattern_VirtualMachineService_UpdateVirtualMachine_1     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, ""))
+	pattern_VirtualMachineService_DeleteVirtualMachine_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, ""))
+	pattern_VirtualMachineService_WatchVirtualMachines_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines"}, "watch"))
+	pattern_VirtualMachineService_WatchVirtualMachines_1     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1alpha2", "virtualmachines"}, "watch"))
+	pattern_VirtualMachineService_PlanVirtualMachineUpdate_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1alpha2", "namespaces", "namespace", "virtualmachines", "name"}, "plan"))
 )
 
 var (
-	forward_VirtualMachineService_CreateVirtualMachine_0 = runtime.ForwardResponseMessage
-	forward_VirtualMachineService_GetVirtualMachine_0    = runtime.ForwardResponseMessage
-	forward_VirtualMachineService_ListVirtualMachines_0  = runtime.ForwardResponseMessage
-	forward_VirtualMachineService_ListVirtualMachines_1  = runtime.ForwardResponseMessage
-	forward_VirtualMachineService_UpdateVirtualMachine_0 = runtime.ForwardResponseMessage
-	forward_VirtualMachineService_UpdateVirtualMachine_1 = runtime.ForwardResponseMessage
-	forward_VirtualMachineService_DeleteVirtualMachine_0 = runtime.ForwardResponseMessage
-	forward_VirtualMachineService_WatchVirtualMachines_0 = runtime.ForwardResponseStream
-	forward_VirtualMachineService_WatchVirtualMachines_1 = runtime.ForwardResponseStream
+	forward_VirtualMachineService_CreateVirtualMachine_0     = runtime.ForwardResponseMessage
+	forward_VirtualMachineService_GetVirtualMachine_0        = runtime.ForwardResponseMessage
+	forward_VirtualMachineService_ListVirtualMachines_0      = runtime.ForwardResponseMessage
+	forward_VirtualMachineService_ListVirtualMachines_1      = runtime.ForwardResponseMessage
+	forward_VirtualMachineService_UpdateVirtualMachine_0     = runtime.ForwardResponseMessage
+	forward_VirtualMachineService_UpdateVirtualMachine_1     = runtime.ForwardResponseMessage
+	forward_VirtualMachineService_DeleteVirtualMachine_0     = runtime.ForwardResponseMessage
+	forward_VirtualMachineService_WatchVirtualMachines_0     = runtime.ForwardResponseStream
+	forward_VirtualMachineService_WatchVirtualMachines_1     = runtime.ForwardResponseStream
+	forward_VirtualMachineService_PlanVirtualMachineUpdate_0 = runtime.ForwardResponseMessage
 )

@@ -22,14 +22,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	VirtualMachineService_CreateVirtualMachine_FullMethodName = "/orlop.vm.v1.VirtualMachineService/CreateVirtualMachine"
-	VirtualMachineService_GetVirtualMachine_FullMethodName    = "/orlop.vm.v1.VirtualMachineService/GetVirtualMachine"
-	VirtualMachineService_ListVirtualMachines_FullMethodName  = "/orlop.vm.v1.VirtualMachineService/ListVirtualMachines"
-	VirtualMachineService_UpdateVirtualMachine_FullMethodName = "/orlop.vm.v1.VirtualMachineService/UpdateVirtualMachine"
-	VirtualMachineService_DeleteVirtualMachine_FullMethodName = "/orlop.vm.v1.VirtualMachineService/DeleteVirtualMachine"
-	VirtualMachineService_WatchVirtualMachines_FullMethodName = "/orlop.vm.v1.VirtualMachineService/WatchVirtualMachines"
-	VirtualMachineService_AttachConsole_FullMethodName        = "/orlop.vm.v1.VirtualMachineService/AttachConsole"
-	VirtualMachineService_AttachVNC_FullMethodName            = "/orlop.vm.v1.VirtualMachineService/AttachVNC"
+	VirtualMachineService_CreateVirtualMachine_FullMethodName     = "/orlop.vm.v1.VirtualMachineService/CreateVirtualMachine"
+	VirtualMachineService_GetVirtualMachine_FullMethodName        = "/orlop.vm.v1.VirtualMachineService/GetVirtualMachine"
+	VirtualMachineService_ListVirtualMachines_FullMethodName      = "/orlop.vm.v1.VirtualMachineService/ListVirtualMachines"
+	VirtualMachineService_UpdateVirtualMachine_FullMethodName     = "/orlop.vm.v1.VirtualMachineService/UpdateVirtualMachine"
+	VirtualMachineService_DeleteVirtualMachine_FullMethodName     = "/orlop.vm.v1.VirtualMachineService/DeleteVirtualMachine"
+	VirtualMachineService_WatchVirtualMachines_FullMethodName     = "/orlop.vm.v1.VirtualMachineService/WatchVirtualMachines"
+	VirtualMachineService_PlanVirtualMachineUpdate_FullMethodName = "/orlop.vm.v1.VirtualMachineService/PlanVirtualMachineUpdate"
+	VirtualMachineService_AttachConsole_FullMethodName            = "/orlop.vm.v1.VirtualMachineService/AttachConsole"
+	VirtualMachineService_AttachVNC_FullMethodName                = "/orlop.vm.v1.VirtualMachineService/AttachVNC"
 )
 
 // VirtualMachineServiceClient is the client API for VirtualMachineService service.
@@ -50,6 +51,9 @@ type VirtualMachineServiceClient interface {
 	DeleteVirtualMachine(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*VirtualMachine, error)
 	// WatchVirtualMachines streams changes until the caller leaves.
 	WatchVirtualMachines(ctx context.Context, in *v1.WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVirtualMachinesResponse], error)
+	// PlanVirtualMachineUpdate tells what each change of an update would need, or
+	// why it would be refused. It changes nothing.
+	PlanVirtualMachineUpdate(ctx context.Context, in *PlanVirtualMachineUpdateRequest, opts ...grpc.CallOption) (*PlanVirtualMachineUpdateResponse, error)
 	// AttachConsole ties the caller to the VM's serial console. Several callers
 	// may be there at once; each first gets the last lines.
 	AttachConsole(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachConsoleRequest, AttachConsoleResponse], error)
@@ -136,6 +140,16 @@ func (c *virtualMachineServiceClient) WatchVirtualMachines(ctx context.Context, 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VirtualMachineService_WatchVirtualMachinesClient = grpc.ServerStreamingClient[WatchVirtualMachinesResponse]
 
+func (c *virtualMachineServiceClient) PlanVirtualMachineUpdate(ctx context.Context, in *PlanVirtualMachineUpdateRequest, opts ...grpc.CallOption) (*PlanVirtualMachineUpdateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanVirtualMachineUpdateResponse)
+	err := c.cc.Invoke(ctx, VirtualMachineService_PlanVirtualMachineUpdate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *virtualMachineServiceClient) AttachConsole(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachConsoleRequest, AttachConsoleResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &VirtualMachineService_ServiceDesc.Streams[1], VirtualMachineService_AttachConsole_FullMethodName, cOpts...)
@@ -180,6 +194,9 @@ type VirtualMachineServiceServer interface {
 	DeleteVirtualMachine(context.Context, *v1.DeleteRequest) (*VirtualMachine, error)
 	// WatchVirtualMachines streams changes until the caller leaves.
 	WatchVirtualMachines(*v1.WatchRequest, grpc.ServerStreamingServer[WatchVirtualMachinesResponse]) error
+	// PlanVirtualMachineUpdate tells what each change of an update would need, or
+	// why it would be refused. It changes nothing.
+	PlanVirtualMachineUpdate(context.Context, *PlanVirtualMachineUpdateRequest) (*PlanVirtualMachineUpdateResponse, error)
 	// AttachConsole ties the caller to the VM's serial console. Several callers
 	// may be there at once; each first gets the last lines.
 	AttachConsole(grpc.BidiStreamingServer[AttachConsoleRequest, AttachConsoleResponse]) error
@@ -214,6 +231,9 @@ func (UnimplementedVirtualMachineServiceServer) DeleteVirtualMachine(context.Con
 }
 func (UnimplementedVirtualMachineServiceServer) WatchVirtualMachines(*v1.WatchRequest, grpc.ServerStreamingServer[WatchVirtualMachinesResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchVirtualMachines not implemented")
+}
+func (UnimplementedVirtualMachineServiceServer) PlanVirtualMachineUpdate(context.Context, *PlanVirtualMachineUpdateRequest) (*PlanVirtualMachineUpdateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanVirtualMachineUpdate not implemented")
 }
 func (UnimplementedVirtualMachineServiceServer) AttachConsole(grpc.BidiStreamingServer[AttachConsoleRequest, AttachConsoleResponse]) error {
 	return status.Error(codes.Unimplemented, "method AttachConsole not implemented")
@@ -343,6 +363,24 @@ func _VirtualMachineService_WatchVirtualMachines_Handler(srv interface{}, stream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VirtualMachineService_WatchVirtualMachinesServer = grpc.ServerStreamingServer[WatchVirtualMachinesResponse]
 
+func _VirtualMachineService_PlanVirtualMachineUpdate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanVirtualMachineUpdateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VirtualMachineServiceServer).PlanVirtualMachineUpdate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VirtualMachineService_PlanVirtualMachineUpdate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VirtualMachineServiceServer).PlanVirtualMachineUpdate(ctx, req.(*PlanVirtualMachineUpdateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _VirtualMachineService_AttachConsole_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(VirtualMachineServiceServer).AttachConsole(&grpc.GenericServerStream[AttachConsoleRequest, AttachConsoleResponse]{ServerStream: stream})
 }
@@ -383,6 +421,10 @@ var VirtualMachineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteVirtualMachine",
 			Handler:    _VirtualMachineService_DeleteVirtualMachine_Handler,
+		},
+		{
+			MethodName: "PlanVirtualMachineUpdate",
+			Handler:    _VirtualMachineService_PlanVirtualMachineUpdate_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
@@ -21,9 +20,13 @@ type change struct {
 	current, desired any
 }
 
-// immediate are the parts of spec that need no restart (guide, "Change virtual
-// machine configuration").
-var immediate = []string{"runPolicy", "disruptions", "liveMigrationPolicy"}
+// needs says what a change of a part of spec takes while the VM runs (guide,
+// "Change virtual machine configuration"). All others take a restart.
+var needs = map[string]vmv1.ChangeNeed_Value{
+	"runPolicy":           vmv1.ChangeNeed_Nothing,
+	"disruptions":         vmv1.ChangeNeed_Nothing,
+	"liveMigrationPolicy": vmv1.ChangeNeed_Nothing,
+}
 
 // changesSince compares the present spec with the one that an instance was
 // started with: objects field by field, block devices one by one, other lists as
@@ -32,18 +35,15 @@ func changesSince(applied json.RawMessage, spec *vmv1.VirtualMachineSpec) ([]cha
 	if len(applied) == 0 {
 		return nil, nil
 	}
-	text, err := protojson.Marshal(spec)
+	after, err := document(spec)
 	if err != nil {
 		return nil, err
 	}
-	var before, after map[string]any
+	var before map[string]any
 	if err := json.Unmarshal(applied, &before); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(text, &after); err != nil {
-		return nil, err
-	}
-	for _, field := range immediate {
+	for field := range needs {
 		delete(before, field)
 		delete(after, field)
 	}
