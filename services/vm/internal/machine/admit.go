@@ -89,7 +89,8 @@ func (r *Reconciler) admitDevices(old, vm *vmv1.VirtualMachine) error {
 	if old != nil && slices.EqualFunc(refs, old.GetSpec().GetBlockDeviceRefs(), sameRef) {
 		return nil
 	}
-	attached := r.Attachments.Of(vm)
+	// Asked without the new list: it would exclude the attachments of what it names.
+	attached := r.Attachments.Of(&vmv1.VirtualMachine{Metadata: vm.GetMetadata()})
 	seen := map[string]int{}
 	for i, ref := range refs {
 		if first, twice := seen[describe(ref)]; twice {
