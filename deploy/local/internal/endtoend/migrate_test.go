@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,8 +16,7 @@ import (
 func (u *user) testMigrate() {
 	process, source := u.qemuPID(), u.node()
 	address, boot := u.address(), u.bootID()
-	forwarded := u.forward("80")
-	request := u.halfARequest(forwarded)
+	session := u.greeted(u.forward("22"))
 	watched := u.watch("vm", "linux-vm")
 
 	u.kubectl("create", "-f", filepath.Join(u.root, "examples", "virtualmachineoperation-evict.yaml"))
@@ -33,7 +31,7 @@ func (u *user) testMigrate() {
 	if now := u.bootID(); now != boot {
 		u.t.Error("the guest was started anew")
 	}
-	request.end(u)
+	session.goesOn(u)
 	u.t.Log("\n" + watched() + u.kubectl("get", "vmop") + u.kubectl("get", "pods", "-o", "wide"))
 
 	u.orlop("migrate", "linux-vm", "--target-node-name", source, "--wait")
@@ -95,10 +93,14 @@ func (u *user) forward(port string) string {
 	return local
 }
 
-// halfRequest is a connection to the guest's web server that waits for more.
-type halfRequest struct{ net.Conn }
+// session is a connection to the guest's SSH server, which said who it is and
+// waits for the same.
+type session struct {
+	net.Conn
+	said *bufio.Reader
+}
 
-func (u *user) halfARequest(address string) halfRequest {
+func (u *user) greeted(address string) session {
 	give := time.NewTimer(deadline)
 	defer give.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -106,9 +108,13 @@ func (u *user) halfARequest(address string) halfRequest {
 	for {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {
-			_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: linux-vm\r\n")
-			check(u.t, err)
-			return halfRequest{conn}
+			check(u.t, conn.SetDeadline(time.Now().Add(2*deadline)))
+			s := session{conn, bufio.NewReader(conn)}
+			banner, err := s.said.ReadString('\n')
+			if err != nil || !strings.HasPrefix(banner, "SSH-2.0-") {
+				u.t.Fatalf("the guest's SSH server says %q, %v", banner, err)
+			}
+			return s
 		}
 		select {
 		case <-tick.C:
@@ -118,15 +124,17 @@ func (u *user) halfARequest(address string) halfRequest {
 	}
 }
 
-// end sends the rest, and reads the answer.
-func (h halfRequest) end(u *user) {
-	defer h.Close()
-	check(u.t, h.SetDeadline(time.Now().Add(deadline)))
-	_, err := io.WriteString(h, "Connection: close\r\n\r\n")
-	check(u.t, err)
-	answer, err := http.ReadResponse(bufio.NewReader(h), nil)
-	if err != nil {
+// goesOn says who calls; only then the server offers its ways to exchange keys.
+func (s session) goesOn(u *user) {
+	defer s.Close()
+	if _, err := io.WriteString(s, "SSH-2.0-orlop\r\n"); err != nil {
 		u.t.Fatalf("the connection did not survive: %v", err)
 	}
-	_ = answer.Body.Close()
+	offer := make([]byte, 64)
+	if _, err := io.ReadFull(s.said, offer); err != nil {
+		u.t.Fatalf("the connection did not survive: %v", err)
+	}
+	if !strings.Contains(string(offer), "curve25519") && !strings.Contains(string(offer), "diffie-hellman") {
+		u.t.Errorf("the guest's SSH server offers %q", offer)
+	}
 }
