@@ -26,6 +26,12 @@ const (
 	migrationSoon = 100 * time.Millisecond
 )
 
+// moves reports whether a migration comes first. One that can't be asked does not
+// keep its VM from being turned off.
+func moves(vm *vmv1.VirtualMachine, o *observation) bool {
+	return o.record.Migration.Active() && (o.sight.State != Unresponsive || !stopping(vm, o.record))
+}
+
 // migrate does the next step of a migration. Each is written down before it is
 // taken: whoever is killed, the next one goes on with it, or undoes it.
 func (r *Reconciler) migrate(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {

@@ -115,7 +115,7 @@ func (r *Reconciler) drive(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	switch {
 	case o.sight.State.ended():
 		return false, r.bury(ctx, vm, o)
-	case alive && o.record.Migration.Active() && !(stopping(vm, o.record) && o.sight.State == Unresponsive):
+	case alive && moves(vm, o):
 		return false, r.migrate(ctx, vm, o)
 	case alive && stopping(vm, o.record):
 		return false, r.stop(ctx, vm, o)

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,25 +54,30 @@ func (e *Engine) advance(ctx context.Context, id, attempt string) (Transfer, err
 	if err != nil {
 		return Transfer{}, err
 	}
-	info, err := source.sending(ctx)
-	if err != nil && !errors.Is(err, ErrGone) {
-		return Transfer{}, err
+	if m.Attempt == attempt {
+		return e.advanceSource(ctx, id, attempt, source)
 	}
-	begun := m.Attempt == attempt
-	switch {
-	case errors.Is(err, ErrGone) && !begun:
+	if source.isGone() {
 		return Transfer{State: TransferNone}, nil
+	}
+	return e.waiting(ctx, id, attempt)
+}
+
+// advanceSource decides by what a source says that was told to send, or by its
+// being gone.
+func (e *Engine) advanceSource(ctx context.Context, id, attempt string, source *Process) (Transfer, error) {
+	info, err := source.sending(ctx)
+	switch {
 	case errors.Is(err, ErrGone):
 		return e.handOver(ctx, id, attempt, migrateInfo{ErrorDesc: "the process that was to be moved ended"})
-	case !begun || info.idle():
-		return e.waiting(ctx, id, attempt)
+	case err != nil:
+		return Transfer{}, err
+	case info.idle():
+		return e.waiting(ctx, id, attempt) // killed before it was told
 	case info.Status == "completed":
 		return e.handOver(ctx, id, attempt, info)
 	case info.failed():
-		message := info.ErrorDesc
-		if message == "" {
-			message = "it was " + info.Status
-		}
+		message := cmp.Or(info.ErrorDesc, "it was "+info.Status)
 		return Transfer{State: TransferFailed, Failure: message}, e.fail(ctx, id, attempt, message)
 	}
 	e.moves.watch(e, id, attempt, source)

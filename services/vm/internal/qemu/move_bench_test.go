@@ -16,7 +16,7 @@ import (
 // moveRounds is the least number of migrations of each side.
 const moveRounds = 5
 
-// BenchmarkMove is a migration of a guest that writes 4 MiB of its memory over
+// BenchmarkMove is a migration of a guest that writes 16 MiB of its memory over
 // and over, from the making of the target to the end of the source, beside the
 // same commands by hand, where QEMU starts the target by itself. Standing still
 // is from the source's STOP to the target's RESUME, as their events say.

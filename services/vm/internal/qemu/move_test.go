@@ -23,7 +23,7 @@ const patient = 2 * time.Minute
 // fast is a migration that comes to its end soon, endless one that does not.
 var (
 	fast    = Limits{Downtime: 2 * time.Second, Converge: true}
-	endless = Limits{Downtime: time.Millisecond, BytesPerSecond: 2 << 20}
+	endless = Limits{Downtime: time.Millisecond, BytesPerSecond: 4 << 20}
 )
 
 // mover is a machine that writes its memory, and moves.
@@ -326,7 +326,7 @@ func TestAMigrationConvergesIfItMaySlowTheGuestDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.works()
-	m.send(Limits{Downtime: 500 * time.Millisecond, BytesPerSecond: 2 << 20, Converge: true})
+	m.send(Limits{Downtime: time.Second, BytesPerSecond: 8 << 20, Converge: true})
 	throttled := 0
 	m.follows(func(at Transfer) bool {
 		throttled = max(throttled, at.ThrottlePercent)
