@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"orlop.dev/facade/explain"
 	"orlop.dev/facade/gateway"
 	"orlop.dev/facade/home"
 	facade "orlop.dev/facade/kubernetes"
@@ -98,6 +99,11 @@ func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
 		}
 		parts = append(parts, part)
 	}
+	explanations, err := d.newExplain()
+	if err != nil {
+		return nil, fmt.Errorf("explanations: %w", err)
+	}
+	parts = append(parts, explanations)
 	if d.cluster == nil {
 		return parts, nil
 	}
@@ -106,6 +112,18 @@ func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
 		return nil, fmt.Errorf("secrets: %w", err)
 	}
 	return append(parts, secrets.Part()), nil
+}
+
+// newExplain serves explanations at the gRPC door. Like the gateway it is nobody
+// to the services.
+func (d *daemon) newExplain() (serve.Part, error) {
+	conn, err := d.identity.dial(d.peers.target)
+	if err != nil {
+		return serve.Part{}, err
+	}
+	d.stack.push("connection of the explanations", conn.Close)
+	server := &explain.Server{Connect: func(string) (grpc.ClientConnInterface, error) { return conn, nil }}
+	return server.Part(), nil
 }
 
 func (d *daemon) newImage(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {

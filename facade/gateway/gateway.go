@@ -21,6 +21,7 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 
+	"orlop.dev/facade/explain"
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
@@ -116,6 +117,7 @@ func Handler(ctx context.Context, opts Options) (http.Handler, error) {
 
 // newRoutes are the routes that the proto has.
 func newRoutes(ctx context.Context, opts Options) (http.Handler, error) {
+	connect := explain.Within(opts.Connect)
 	calls, err := newCalls(rest.Handlers())
 	if err != nil {
 		return nil, err
@@ -132,7 +134,7 @@ func newRoutes(ctx context.Context, opts Options) (http.Handler, error) {
 		runtime.WithDisablePathLengthFallback(),
 	)
 	for _, handler := range rest.Handlers() {
-		conn, err := opts.Connect(handler.Service)
+		conn, err := connect(handler.Service)
 		if err != nil {
 			return nil, fmt.Errorf("connect to %s: %w", handler.Service, err)
 		}

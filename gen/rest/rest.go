@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	explainv1 "orlop.dev/gen/orlop/explain/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
@@ -38,6 +39,9 @@ func Handlers() []Handler {
 		}},
 		{"orlop.disk.v1.VirtualDiskService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return diskv1.RegisterVirtualDiskServiceHandlerClient(ctx, mux, diskv1.NewVirtualDiskServiceClient(conn))
+		}},
+		{"orlop.explain.v1.ExplainService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return explainv1.RegisterExplainServiceHandlerClient(ctx, mux, explainv1.NewExplainServiceClient(conn))
 		}},
 		{"orlop.image.v1.ClusterVirtualImageService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return imagev1.RegisterClusterVirtualImageServiceHandlerClient(ctx, mux, imagev1.NewClusterVirtualImageServiceClient(conn))

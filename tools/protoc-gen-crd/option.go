@@ -33,6 +33,8 @@ type resource struct {
 	Categories []string
 	Scope      string
 	Columns    []column
+	// Gates are for those who explain objects: a CRD has no place for them.
+	Gates []string
 }
 
 type column struct {

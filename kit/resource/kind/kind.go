@@ -31,6 +31,8 @@ type Kind struct {
 	Singular   string
 	ShortNames []string
 	Namespaced bool
+	// Gates are the conditions that hold once an object is as it is meant to be.
+	Gates []string
 
 	Descriptor protoreflect.MessageDescriptor
 	Type       protoreflect.MessageType
@@ -77,6 +79,7 @@ func Of(d protoreflect.MessageDescriptor) (*Kind, error) {
 	k := &Kind{
 		Group: res.GetGroup(), Version: res.GetVersion(), Name: string(d.Name()),
 		Plural: res.GetPlural(), Singular: res.GetSingular(), ShortNames: slices.Clone(res.GetShortNames()),
+		Gates:      slices.Clone(res.GetGates()),
 		Namespaced: res.GetScope() == schemav1.Resource_SCOPE_NAMESPACED,
 		Descriptor: t.Descriptor(), Type: t,
 	}

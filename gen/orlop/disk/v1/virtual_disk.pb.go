@@ -1513,14 +1513,14 @@ var File_orlop_disk_v1_virtual_disk_proto protoreflect.FileDescriptor
 
 const file_orlop_disk_v1_virtual_disk_proto_rawDesc = "" +
 	"\n" +
-	" orlop/disk/v1/virtual_disk.proto\x12\rorlop.disk.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1borlop/image/v1/source.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\x9c\x06\n" +
+	" orlop/disk/v1/virtual_disk.proto\x12\rorlop.disk.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1borlop/image/v1/source.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xc7\x06\n" +
 	"\vVirtualDisk\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12:\n" +
 	"\x04spec\x18\x04 \x01(\v2\x1e.orlop.disk.v1.VirtualDiskSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x128\n" +
-	"\x06status\x18\x05 \x01(\v2 .orlop.disk.v1.VirtualDiskStatusR\x06status:\xaa\x04\xa2\xd4\x18\xb1\x03\n" +
+	"\x06status\x18\x05 \x01(\v2 .orlop.disk.v1.VirtualDiskStatusR\x06status:\xd5\x04\xa2\xd4\x18\xdc\x03\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\fvirtualdisks\"\vvirtualdisk*\x02vd*\x03vds2\x0evirtualization2\x03all8\x01B\x1e\n" +
 	"\x05Phase\x12\x06string\x1a\r.status.phaseB$\n" +
 	"\bCapacity\x12\x06string\x1a\x10.status.capacityB@\n" +
@@ -1528,7 +1528,7 @@ const file_orlop_disk_v1_virtual_disk_proto_rawDesc = "" +
 	"\bProgress\x12\x06string\x1a\x10.status.progress \x01B2\n" +
 	"\fStorageClass\x12\x06string\x1a\x18.status.storageClassName \x01B?\n" +
 	"\tTargetPVC\x12\x06string\x1a(.status.target.persistentVolumeClaimName \x01B(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\xaa\xd4\x18p\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x0fDatasourceReadyJ\x11StorageClassReadyJ\x05Ready\xaa\xd4\x18p\n" +
 	"\x17virtualdisk.name.length\x12 self.metadata.name.size() <= 128\x1a3metadata.name must be no longer than 128 characters\"\xfe\x02\n" +
 	"\x0fVirtualDiskSpec\x12>\n" +
 	"\vdata_source\x18\x01 \x01(\v2\x1d.orlop.disk.v1.DiskDataSourceR\n" +

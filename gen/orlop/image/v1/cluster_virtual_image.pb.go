@@ -895,14 +895,14 @@ var File_orlop_image_v1_cluster_virtual_image_proto protoreflect.FileDescriptor
 
 const file_orlop_image_v1_cluster_virtual_image_proto_rawDesc = "" +
 	"\n" +
-	"*orlop/image/v1/cluster_virtual_image.proto\x12\x0eorlop.image.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1borlop/image/v1/source.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xa1\x06\n" +
+	"*orlop/image/v1/cluster_virtual_image.proto\x12\x0eorlop.image.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1borlop/image/v1/source.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xb9\x06\n" +
 	"\x13ClusterVirtualImage\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12C\n" +
 	"\x04spec\x18\x04 \x01(\v2'.orlop.image.v1.ClusterVirtualImageSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x12A\n" +
-	"\x06status\x18\x05 \x01(\v2).orlop.image.v1.ClusterVirtualImageStatusR\x06status:\x95\x04\xa2\xd4\x18\x94\x03\n" +
+	"\x06status\x18\x05 \x01(\v2).orlop.image.v1.ClusterVirtualImageStatusR\x06status:\xad\x04\xa2\xd4\x18\xac\x03\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\x14clustervirtualimages\"\x13clustervirtualimage*\x03cvi*\x04cvis2\x0evirtualization8\x02B\x1e\n" +
 	"\x05Phase\x12\x06string\x1a\r.status.phaseB\x1f\n" +
 	"\x05CDROM\x12\aboolean\x1a\r.status.cdromB$\n" +
@@ -911,7 +911,7 @@ const file_orlop_image_v1_cluster_virtual_image_proto_rawDesc = "" +
 	"StoredSize\x12\x06string\x1a\x13.status.size.stored \x01B/\n" +
 	"\fUnpackedSize\x12\x06string\x1a\x15.status.size.unpacked \x01B4\n" +
 	"\fRegistry URL\x12\x06string\x1a\x1a.status.target.registryURL \x01B(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\xaa\xd4\x18x\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x0fDatasourceReadyJ\x05Ready\xaa\xd4\x18x\n" +
 	"\x1fclustervirtualimage.name.length\x12 self.metadata.name.size() <= 128\x1a3metadata.name must be no longer than 128 characters\"e\n" +
 	"\x17ClusterVirtualImageSpec\x12J\n" +
 	"\vdata_source\x18\x01 \x01(\v2!.orlop.image.v1.ClusterDataSourceB\x06\xbaH\x03\xc8\x01\x01R\n" +

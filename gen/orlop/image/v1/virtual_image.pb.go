@@ -766,14 +766,14 @@ var File_orlop_image_v1_virtual_image_proto protoreflect.FileDescriptor
 
 const file_orlop_image_v1_virtual_image_proto_rawDesc = "" +
 	"\n" +
-	"\"orlop/image/v1/virtual_image.proto\x12\x0eorlop.image.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1borlop/image/v1/source.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xbb\x06\n" +
+	"\"orlop/image/v1/virtual_image.proto\x12\x0eorlop.image.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1borlop/image/v1/source.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xe6\x06\n" +
 	"\fVirtualImage\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12<\n" +
 	"\x04spec\x18\x04 \x01(\v2 .orlop.image.v1.VirtualImageSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x12:\n" +
-	"\x06status\x18\x05 \x01(\v2\".orlop.image.v1.VirtualImageStatusR\x06status:\xc4\x04\xa2\xd4\x18\xca\x03\n" +
+	"\x06status\x18\x05 \x01(\v2\".orlop.image.v1.VirtualImageStatusR\x06status:\xef\x04\xa2\xd4\x18\xf5\x03\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\rvirtualimages\"\fvirtualimage*\x02vi*\x03vis2\x0evirtualization2\x03all8\x01B\x1e\n" +
 	"\x05Phase\x12\x06string\x1a\r.status.phaseB\x1f\n" +
 	"\x05CDROM\x12\aboolean\x1a\r.status.cdromB$\n" +
@@ -783,7 +783,7 @@ const file_orlop_image_v1_virtual_image_proto_rawDesc = "" +
 	"\fUnpackedSize\x12\x06string\x1a\x15.status.size.unpacked \x01B4\n" +
 	"\fRegistry URL\x12\x06string\x1a\x1a.status.target.registryURL \x01B?\n" +
 	"\tTargetPVC\x12\x06string\x1a(.status.target.persistentVolumeClaimName \x01B(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\xaa\xd4\x18q\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x0fDatasourceReadyJ\x11StorageClassReadyJ\x05Ready\xaa\xd4\x18q\n" +
 	"\x18virtualimage.name.length\x12 self.metadata.name.size() <= 128\x1a3metadata.name must be no longer than 128 characters\"\xa1\x02\n" +
 	"\x10VirtualImageSpec\x12]\n" +
 	"\astorage\x18\x01 \x01(\x0e2\".orlop.image.v1.ImageStorage.ValueB\x1f\xbaH\x03\xc8\x01\x01\xa2\xd4\x18\x15\n" +

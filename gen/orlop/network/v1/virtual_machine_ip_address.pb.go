@@ -1104,19 +1104,19 @@ var File_orlop_network_v1_virtual_machine_ip_address_proto protoreflect.FileDesc
 
 const file_orlop_network_v1_virtual_machine_ip_address_proto_rawDesc = "" +
 	"\n" +
-	"1orlop/network/v1/virtual_machine_ip_address.proto\x12\x10orlop.network.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xb1\x04\n" +
+	"1orlop/network/v1/virtual_machine_ip_address.proto\x12\x10orlop.network.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xb8\x04\n" +
 	"\x17VirtualMachineIPAddress\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12A\n" +
 	"\x04spec\x18\x04 \x01(\v2-.orlop.network.v1.VirtualMachineIPAddressSpecR\x04spec\x12G\n" +
-	"\x06status\x18\x05 \x01(\v2/.orlop.network.v1.VirtualMachineIPAddressStatusR\x06status:\x9d\x02\xa2\xd4\x18\x98\x02\n" +
+	"\x06status\x18\x05 \x01(\v2/.orlop.network.v1.VirtualMachineIPAddressStatusR\x06status:\xa4\x02\xa2\xd4\x18\x9f\x02\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\x19virtualmachineipaddresses\"\x17virtualmachineipaddress*\x04vmip*\x05vmips2\x0evirtualization2\x03all8\x01B\"\n" +
 	"\aAddress\x12\x06string\x1a\x0f.status.addressB\x1f\n" +
 	"\x06Status\x12\x06string\x1a\r.status.phaseB(\n" +
 	"\x02VM\x12\x06string\x1a\x1a.status.virtualMachineNameB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\xa9\x03\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x05Bound\"\xa9\x03\n" +
 	"\x1bVirtualMachineIPAddressSpec\x12A\n" +
 	"\x04type\x18\x01 \x01(\x0e2%.orlop.network.v1.IPAddressType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12$\n" +
 	"\tstatic_ip\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18-R\bstaticIP:\xa0\x02\xaa\xd4\x18\x8d\x01\n" +

@@ -648,19 +648,19 @@ var File_orlop_network_v1_virtual_machine_ip_address_lease_proto protoreflect.Fi
 
 const file_orlop_network_v1_virtual_machine_ip_address_lease_proto_rawDesc = "" +
 	"\n" +
-	"7orlop/network/v1/virtual_machine_ip_address_lease.proto\x12\x10orlop.network.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xd4\x04\n" +
+	"7orlop/network/v1/virtual_machine_ip_address_lease.proto\x12\x10orlop.network.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xdb\x04\n" +
 	"\x1cVirtualMachineIPAddressLease\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12F\n" +
 	"\x04spec\x18\x04 \x01(\v22.orlop.network.v1.VirtualMachineIPAddressLeaseSpecR\x04spec\x12L\n" +
-	"\x06status\x18\x05 \x01(\v24.orlop.network.v1.VirtualMachineIPAddressLeaseStatusR\x06status:\xb1\x02\xa2\xd4\x18\xac\x02\n" +
+	"\x06status\x18\x05 \x01(\v24.orlop.network.v1.VirtualMachineIPAddressLeaseStatusR\x06status:\xb8\x02\xa2\xd4\x18\xb3\x02\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\x1dvirtualmachineipaddressleases\"\x1cvirtualmachineipaddresslease*\x05vmipl*\x06vmipls*\tvmiplease*\n" +
 	"vmipleases2\x0evirtualization8\x02BC\n" +
 	"\x17VirtualMachineIPAddress\x12\x06string\x1a .spec.virtualMachineIPAddressRefB\x1f\n" +
 	"\x06Status\x12\x06string\x1a\r.status.phaseB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\x94\x01\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x05Bound\"\x94\x01\n" +
 	" VirtualMachineIPAddressLeaseSpec\x12p\n" +
 	"\x1evirtual_machine_ip_address_ref\x18\x01 \x01(\v2,.orlop.network.v1.VirtualMachineIPAddressRefR\x1avirtualMachineIPAddressRef\"l\n" +
 	"\x1aVirtualMachineIPAddressRef\x12\x1f\n" +

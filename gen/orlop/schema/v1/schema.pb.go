@@ -131,15 +131,18 @@ func (Field_Format) EnumDescriptor() ([]byte, []int) {
 
 // Resource describes a kind to Kubernetes and to `kubectl`.
 type Resource struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Plural        string                 `protobuf:"bytes,3,opt,name=plural,proto3" json:"plural,omitempty"`
-	Singular      string                 `protobuf:"bytes,4,opt,name=singular,proto3" json:"singular,omitempty"`
-	ShortNames    []string               `protobuf:"bytes,5,rep,name=short_names,json=shortNames,proto3" json:"short_names,omitempty"`
-	Categories    []string               `protobuf:"bytes,6,rep,name=categories,proto3" json:"categories,omitempty"`
-	Scope         Resource_Scope         `protobuf:"varint,7,opt,name=scope,proto3,enum=orlop.schema.v1.Resource_Scope" json:"scope,omitempty"`
-	Columns       []*Column              `protobuf:"bytes,8,rep,name=columns,proto3" json:"columns,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Group      string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Version    string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Plural     string                 `protobuf:"bytes,3,opt,name=plural,proto3" json:"plural,omitempty"`
+	Singular   string                 `protobuf:"bytes,4,opt,name=singular,proto3" json:"singular,omitempty"`
+	ShortNames []string               `protobuf:"bytes,5,rep,name=short_names,json=shortNames,proto3" json:"short_names,omitempty"`
+	Categories []string               `protobuf:"bytes,6,rep,name=categories,proto3" json:"categories,omitempty"`
+	Scope      Resource_Scope         `protobuf:"varint,7,opt,name=scope,proto3,enum=orlop.schema.v1.Resource_Scope" json:"scope,omitempty"`
+	Columns    []*Column              `protobuf:"bytes,8,rep,name=columns,proto3" json:"columns,omitempty"`
+	// Types of the conditions that hold once an object is as it is meant to be, in
+	// the order in which they come to hold. Others say something besides.
+	Gates         []string `protobuf:"bytes,9,rep,name=gates,proto3" json:"gates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +229,13 @@ func (x *Resource) GetScope() Resource_Scope {
 func (x *Resource) GetColumns() []*Column {
 	if x != nil {
 		return x.Columns
+	}
+	return nil
+}
+
+func (x *Resource) GetGates() []string {
+	if x != nil {
+		return x.Gates
 	}
 	return nil
 }
@@ -631,7 +641,7 @@ var File_orlop_schema_v1_schema_proto protoreflect.FileDescriptor
 
 const file_orlop_schema_v1_schema_proto_rawDesc = "" +
 	"\n" +
-	"\x1corlop/schema/v1/schema.proto\x12\x0forlop.schema.v1\x1a google/protobuf/descriptor.proto\"\xe2\x02\n" +
+	"\x1corlop/schema/v1/schema.proto\x12\x0forlop.schema.v1\x1a google/protobuf/descriptor.proto\"\xf8\x02\n" +
 	"\bResource\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -643,7 +653,8 @@ const file_orlop_schema_v1_schema_proto_rawDesc = "" +
 	"categories\x18\x06 \x03(\tR\n" +
 	"categories\x125\n" +
 	"\x05scope\x18\a \x01(\x0e2\x1f.orlop.schema.v1.Resource.ScopeR\x05scope\x121\n" +
-	"\acolumns\x18\b \x03(\v2\x17.orlop.schema.v1.ColumnR\acolumns\"G\n" +
+	"\acolumns\x18\b \x03(\v2\x17.orlop.schema.v1.ColumnR\acolumns\x12\x14\n" +
+	"\x05gates\x18\t \x03(\tR\x05gates\"G\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10SCOPE_NAMESPACED\x10\x01\x12\x11\n" +

@@ -3595,14 +3595,14 @@ var File_orlop_vm_v1_virtual_machine_proto protoreflect.FileDescriptor
 
 const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\n" +
-	"!orlop/vm/v1/virtual_machine.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\x1a\x1borlop/vm/v1/placement.proto\"\x88\b\n" +
+	"!orlop/vm/v1/virtual_machine.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\x1a\x1borlop/vm/v1/placement.proto\"\x84\t\n" +
 	"\x0eVirtualMachine\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12;\n" +
 	"\x04spec\x18\x04 \x01(\v2\x1f.orlop.vm.v1.VirtualMachineSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x129\n" +
-	"\x06status\x18\x05 \x01(\v2!.orlop.vm.v1.VirtualMachineStatusR\x06status:\x91\x06\xa2\xd4\x18\x97\x05\n" +
+	"\x06status\x18\x05 \x01(\v2!.orlop.vm.v1.VirtualMachineStatusR\x06status:\x8d\a\xa2\xd4\x18\x93\x06\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\x0fvirtualmachines\"\x0evirtualmachine*\x02vm*\x03vms2\x03all2\x0evirtualization8\x01B\x1e\n" +
 	"\x05Phase\x12\x06string\x1a\r.status.phaseB.\n" +
 	"\x05Cores\x12\x06string\x1a\x1b.status.resources.cpu.cores \x01B<\n" +
@@ -3614,7 +3614,7 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"Migratable\x12\x06string\x1a2.status.conditions[?(@.type=='Migratable')].status \x01B \n" +
 	"\x04Node\x12\x06string\x1a\x10.status.nodeNameB&\n" +
 	"\tIPAddress\x12\x06string\x1a\x11.status.ipAddressB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\xaa\xd4\x18q\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x18VirtualMachineClassReadyJ\x13SizingPolicyMatchedJ\x11BlockDevicesReadyJ\x11ProvisioningReadyJ\x1cVirtualMachineIPAddressReadyJ\aRunning\xaa\xd4\x18q\n" +
 	"\x1avirtualmachine.name.length\x12\x1fself.metadata.name.size() <= 63\x1a2metadata.name must be no longer than 63 characters\"\xbc\x0e\n" +
 	"\x12VirtualMachineSpec\x12b\n" +
 	"\n" +

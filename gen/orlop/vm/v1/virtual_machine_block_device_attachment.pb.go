@@ -697,18 +697,18 @@ var File_orlop_vm_v1_virtual_machine_block_device_attachment_proto protoreflect.
 
 const file_orlop_vm_v1_virtual_machine_block_device_attachment_proto_rawDesc = "" +
 	"\n" +
-	"9orlop/vm/v1/virtual_machine_block_device_attachment.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\x1a!orlop/vm/v1/virtual_machine.proto\"\xdf\x04\n" +
+	"9orlop/vm/v1/virtual_machine_block_device_attachment.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\x1a!orlop/vm/v1/virtual_machine.proto\"\xb5\x05\n" +
 	"#VirtualMachineBlockDeviceAttachment\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12V\n" +
 	"\x04spec\x18\x04 \x01(\v24.orlop.vm.v1.VirtualMachineBlockDeviceAttachmentSpecB\f\xbaH\x03\xc8\x01\x01\xa2\xd4\x18\x02\x10\x01R\x04spec\x12N\n" +
-	"\x06status\x18\x05 \x01(\v26.orlop.vm.v1.VirtualMachineBlockDeviceAttachmentStatusR\x06status:\xa3\x02\xa2\xd4\x18\x9e\x02\n" +
+	"\x06status\x18\x05 \x01(\v26.orlop.vm.v1.VirtualMachineBlockDeviceAttachmentStatusR\x06status:\xf9\x02\xa2\xd4\x18\xf4\x02\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a$virtualmachineblockdeviceattachments\"#virtualmachineblockdeviceattachment*\x05vmbda*\x06vmbdas2\x03all2\x0evirtualization8\x01B\x1e\n" +
 	"\x05Phase\x12\x06string\x1a\r.status.phaseB:\n" +
 	"\x14Virtual machine name\x12\x06string\x1a\x1a.status.virtualMachineNameB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\xbe\x01\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x10BlockDeviceReadyJ\x13VirtualMachineReadyJ#DiskAttachmentCapacityAvailableTypeJ\bAttached\"\xbe\x01\n" +
 	"'VirtualMachineBlockDeviceAttachmentSpec\x12U\n" +
 	"\x10block_device_ref\x18\x01 \x01(\v2#.orlop.vm.v1.AttachedBlockDeviceRefB\x06\xbaH\x03\xc8\x01\x01R\x0eblockDeviceRef\x12<\n" +
 	"\x14virtual_machine_name\x18\x02 \x01(\tB\n" +

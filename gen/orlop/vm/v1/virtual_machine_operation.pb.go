@@ -1477,20 +1477,20 @@ var File_orlop_vm_v1_virtual_machine_operation_proto protoreflect.FileDescriptor
 
 const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\n" +
-	"+orlop/vm/v1/virtual_machine_operation.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xb5\x04\n" +
+	"+orlop/vm/v1/virtual_machine_operation.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xc0\x04\n" +
 	"\x17VirtualMachineOperation\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12J\n" +
 	"\x04spec\x18\x04 \x01(\v2(.orlop.vm.v1.VirtualMachineOperationSpecB\f\xbaH\x03\xc8\x01\x01\xa2\xd4\x18\x02\x10\x01R\x04spec\x12B\n" +
-	"\x06status\x18\x05 \x01(\v2*.orlop.vm.v1.VirtualMachineOperationStatusR\x06status:\x9d\x02\xa2\xd4\x18\x98\x02\n" +
+	"\x06status\x18\x05 \x01(\v2*.orlop.vm.v1.VirtualMachineOperationStatusR\x06status:\xa8\x02\xa2\xd4\x18\xa3\x02\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\x18virtualmachineoperations\"\x17virtualmachineoperation*\x04vmop*\x05vmops2\x0evirtualization2\x03all8\x01B\x1e\n" +
 	"\x05Phase\x12\x06string\x1a\r.status.phaseB\x1a\n" +
 	"\x04Type\x12\x06string\x1a\n" +
 	".spec.typeB2\n" +
 	"\x0eVirtualMachine\x12\x06string\x1a\x18.spec.virtualMachineNameB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\xd1\x05\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\tCompleted\"\xd1\x05\n" +
 	"\x1bVirtualMachineOperationSpec\x12<\n" +
 	"\x04type\x18\x01 \x01(\x0e2 .orlop.vm.v1.OperationType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12<\n" +
 	"\x14virtual_machine_name\x18\x02 \x01(\tB\n" +
