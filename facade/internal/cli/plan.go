@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -59,6 +60,7 @@ would be refused. Nothing is changed. The exit code is 1 where it would be refus
 		if err != nil {
 			return err
 		}
+		plan.Changes = slices.DeleteFunc(plan.GetChanges(), bookkeeping)
 		if format == "json" {
 			err = printPlanJSON(command.OutOrStdout(), plan)
 		} else {
@@ -103,6 +105,12 @@ func readMachine(in io.Reader, file string) (*vmv1.VirtualMachine, error) {
 		return nil, fmt.Errorf("%s: metadata.name is required: it names the VM to compare with", file)
 	}
 	return vm, nil
+}
+
+// bookkeeping is what kubectl and its door write for themselves into a manifest.
+func bookkeeping(c *vmv1.PlannedChange) bool {
+	key, annotation := strings.CutPrefix(c.GetPath(), "metadata.annotations.")
+	return annotation && (strings.HasPrefix(key, "kubectl.kubernetes.io/") || strings.HasPrefix(key, "orlop.dev/"))
 }
 
 func printPlanJSON(out io.Writer, plan *vmv1.PlanVirtualMachineUpdateResponse) error {
