@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
@@ -75,6 +76,13 @@ func (r *Reconciler) migrate(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 // schedule chooses the target, once there is one and a turn.
 func (r *Reconciler) schedule(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
 	m := o.record.Migration
+	local, err := r.localDisks(ctx, vm, o)
+	if err != nil {
+		return err
+	}
+	if len(local) > 0 {
+		return r.stay(ctx, vm, o, migration.ReasonNotShared, strings.Join(local, ", ")+" can be used on "+m.Source+" only.")
+	}
 	r.placing.Lock()
 	defer r.placing.Unlock()
 	records, err := r.Power.All(ctx)
@@ -98,6 +106,27 @@ func (r *Reconciler) schedule(ctx context.Context, vm *vmv1.VirtualMachine, o *o
 	m.Target, m.Waits, m.WaitsFor = target, "", ""
 	o.again = time.Nanosecond
 	return r.Power.Put(ctx, vm.GetMetadata().GetUid(), o.record)
+}
+
+// localDisks names the disks of a VM that its node alone reaches: some may have
+// come since it was started.
+func (r *Reconciler) localDisks(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) ([]string, error) {
+	var local []string
+	for _, ref := range usedRefs(o) {
+		device, err := r.Devices.Claim(ctx, ref, User(vm, o.record))
+		if err != nil {
+			return nil, err
+		}
+		if device.Node != "" {
+			local = append(local, describe(ref))
+		}
+	}
+	return local, nil
+}
+
+// usedRefs are what an instance has.
+func usedRefs(o *observation) []*vmv1.BlockDeviceRef {
+	return slices.Concat(o.applied.GetBlockDeviceRefs(), refsOf(o.present))
 }
 
 // wait says what a migration waits for.
@@ -246,6 +275,7 @@ func (r *Reconciler) conclude(ctx context.Context, vm *vmv1.VirtualMachine, o *o
 	if o.sight, err = r.Engine.Look(ctx, uid); err != nil {
 		return err
 	}
+	o.attached = nil
 	return r.observeInstance(vm, o)
 }
 
@@ -256,7 +286,7 @@ func (r *Reconciler) replug(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 	if holder == nil || o.applied == nil || holder.GetNode() == o.record.Node && holder.GetTargetNode() == "" {
 		return nil
 	}
-	for _, ref := range slices.Concat(o.applied.GetBlockDeviceRefs(), refsOf(o.present)) {
+	for _, ref := range usedRefs(o) {
 		if _, err := r.Devices.Claim(ctx, ref, User(vm, o.record)); err != nil {
 			return err
 		}

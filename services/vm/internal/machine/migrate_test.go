@@ -139,3 +139,13 @@ func TestAMigrationWaitsForANode(t *testing.T) {
 	w.wantCondition("Migrating", "LastMigrationFinishedWithError", "")
 	w.wantNode(source)
 }
+
+func TestAVMWithADiskOfItsNodeStays(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	w.devices.nodes["VirtualDisk root"] = "node-2"
+	_, source, _ := wantsToMove(w)
+	w.run()
+	w.wantNode(source)
+	w.wantCondition("Migratable", "VirtualMachineNotMigratable", "")
+	w.wantCondition("Migrating", "LastMigrationFinishedWithError", "VirtualDisk root can be used on node-2 only.")
+}

@@ -114,6 +114,7 @@ const (
 	ReasonScheduling    = "TargetScheduling"
 	ReasonUnschedulable = "TargetUnschedulable"
 	ReasonPreparing     = "TargetPreparing"
+	ReasonNotShared     = "HotplugDisksNotShared"
 	ReasonSyncing       = "Syncing"
 	ReasonNotConverging = "NotConverging"
 	ReasonSuspended     = "SourceSuspended"
