@@ -62,8 +62,7 @@ func newOperation(c *client, v verb) *cobra.Command {
 		Use:   v.name + " VM[.NAMESPACE]",
 		Short: v.short,
 		Long: v.short + `, by a VirtualMachineOperation. Returns when the operation is under way, or with
---wait when it is done. A live migration that is under way is aborted by deleting its operation:
-kubectl delete vmop NAME.`,
+--wait when it is done.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeVM(),
 	}
@@ -77,6 +76,9 @@ kubectl delete vmop NAME.`,
 	if v.kind == vmv1.OperationType_Migrate {
 		command.Flags().StringVar(&o.target, "target-node-name", "", "the node to move to (default any other)")
 		_ = command.RegisterFlagCompletionFunc("target-node-name", c.completeNode) // there is such a flag
+	}
+	if v.kind == vmv1.OperationType_Migrate || v.kind == vmv1.OperationType_Evict {
+		command.Long += "\n\nUntil then the migration is aborted by deleting the operation (kubectl delete vmop NAME): the VM stays where it is."
 	}
 	o.flags, o.progress = command.Flags(), command.ErrOrStderr
 	command.RunE = func(command *cobra.Command, args []string) error {

@@ -113,6 +113,7 @@ func (m *mover) movesByHand() (total, still time.Duration) {
 	}
 	machine.Disks = slices.Clone(machine.Disks)
 	machine.Disks[0].Path = disk
+	machine.Network = Network{Mode: NetworkNone}
 	source := m.byHand(machine)
 	defer source.end()
 	source.writes()

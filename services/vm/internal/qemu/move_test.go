@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,11 +46,26 @@ func newMover(t testing.TB) *mover {
 	}
 	m.machine.MemoryBytes = 64 << 20
 	m.machine.Disks = []Disk{{ID: "disk0", Path: disk, Format: FormatRaw, Medium: MediumDisk, BootIndex: 1}}
+	m.machine.Network = Network{Mode: NetworkUser, MAC: "52:54:00:12:34:56", User: &UserNetwork{
+		Subnet: netip.MustParsePrefix("10.66.10.0/24"), Gateway: netip.MustParseAddr("10.66.10.1"),
+		Guest: netip.MustParseAddr("10.66.10.10"), Forward: []Forward{{Host: unusedPort(t), GuestPort: 22}},
+	}}
 	if _, err := m.Start(t.Context(), m.machine); err != nil {
 		t.Fatal(err)
 	}
 	m.works()
 	return m
+}
+
+// unusedPort is one that was free a moment ago.
+func unusedPort(t testing.TB) netip.AddrPort {
+	t.Helper()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).AddrPort()
 }
 
 // works waits until the guest went through its memory twice more, whole.
@@ -217,6 +234,11 @@ func (m *mover) moves(times int) {
 			m.t.Fatal("it is the same process")
 		}
 		m.t.Logf("in %s, standing still for %s", moved.Elapsed, moved.Downtime)
+		conn, err := net.Dial("tcp", m.machine.Network.User.Forward[0].Host.String())
+		if err != nil {
+			m.t.Fatalf("the forwarded port did not come along: %v", err)
+		}
+		_ = conn.Close()
 	}
 }
 
