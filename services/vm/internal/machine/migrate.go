@@ -58,11 +58,11 @@ func (r *Reconciler) migrate(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 		return r.prepareTarget(ctx, vm, o)
 	case sight.Stage == migration.Prepared:
 		return r.send(ctx, vm, o)
-	case sight.Stage == migration.Suspended:
-		o.again = migrationSoon
-		return nil
 	}
 	o.again = migrationPoll
+	if sight.Stage == migration.Suspended {
+		o.again = migrationSoon
+	}
 	if overdue := r.watchdog.Overdue(r.Migration, m, o.record.MemoryBytes, sight, r.Now()); overdue != nil {
 		m.Failure = overdue
 		if err := r.Power.Put(ctx, uid, o.record); err != nil {

@@ -98,18 +98,23 @@ func TestAProcessThatDiesAnywhereInAMigrationGoesOn(t *testing.T) {
 }
 
 func TestAMigrationThatDoesNotComeToItsEndIsAborted(t *testing.T) {
-	w := newWorld(t, etcdtest.Start(t))
-	engine, source, _ := wantsToMove(w)
-	engine.Stuck = true
-	w.settle()
-	w.wantPhase(vmv1.VirtualMachinePhase_Migrating)
-	w.now = w.now.Add(w.r.Migration.ProgressTimeout + time.Second)
-	w.run()
-	w.wantNode(source)
-	w.wantCondition("Migrating", "LastMigrationFinishedWithError", "")
-	record, err := w.power.Get(t.Context(), w.uid())
-	if err != nil || record.Migration.Failure.Reason != migration.ReasonNotConverging {
-		t.Errorf("%+v, %v", record.Migration, err)
+	client := etcdtest.Start(t)
+	for _, stage := range []migration.Stage{migration.Syncing, migration.Suspended} {
+		w := newWorld(t, client)
+		engine, source, _ := wantsToMove(w)
+		engine.Stuck = true
+		w.settle()
+		engine.Set(w.uid(), "evict", stage)
+		w.settle()
+		w.wantPhase(vmv1.VirtualMachinePhase_Migrating)
+		w.now = w.now.Add(w.r.Migration.ProgressTimeout + time.Second)
+		w.run()
+		w.wantNode(source)
+		w.wantCondition("Migrating", "LastMigrationFinishedWithError", "")
+		record, err := w.power.Get(t.Context(), w.uid())
+		if err != nil || record.Migration.Failure.Reason != migration.ReasonNotConverging {
+			t.Errorf("%s: %+v, %v", stage, record.Migration, err)
+		}
 	}
 }
 
