@@ -63,6 +63,9 @@ type observation struct {
 	others int
 	// failure is why the last step didn't come to its end, nil where it did.
 	failure *fault.Fault
+	// booted is true where the instance has the device from its spec, which does not
+	// name it any more.
+	booted bool
 	// making is true of a disk that is being made for the VM.
 	making bool
 }
@@ -110,6 +113,7 @@ func (r *Reconciler) observe(ctx context.Context, a *vmv1.VirtualMachineBlockDev
 		return err
 	}
 	o.look(a)
+	o.booted = machine.Booted(o.record, ref)
 	if !o.plugged {
 		o.conflict = conflict(a, vm, all)
 	}
@@ -135,7 +139,7 @@ func (o *observation) runs() bool {
 // attach does the next step to give the VM the device.
 func (r *Reconciler) attach(ctx context.Context, a *vmv1.VirtualMachineBlockDeviceAttachment, o *observation) error {
 	switch {
-	case o.conflict != "", o.plugged, !o.runs(), o.others >= machine.MaxDevices, emulated(o.vm), !o.usable():
+	case o.conflict != "", o.plugged, o.booted, !o.runs(), o.others >= machine.MaxDevices, emulated(o.vm), !o.usable():
 		return nil
 	}
 	uid, ref := o.vm.GetMetadata().GetUid(), RefOf(a)
@@ -199,7 +203,7 @@ func (r *Reconciler) detach(ctx context.Context, a *vmv1.VirtualMachineBlockDevi
 	if err != nil {
 		return err
 	}
-	if shared(a, o.vm, all) {
+	if o.booted || shared(a, o.vm, all) {
 		return nil
 	}
 	if err := r.Engine.Unplug(ctx, o.vm.GetMetadata().GetUid(), machine.DeviceID(RefOf(a))); err != nil {

@@ -271,6 +271,21 @@ func TestAttachmentWaits(t *testing.T) {
 	w.want(a, attached, "Attached", "Attached")
 }
 
+func TestDiskThatTheVMBootedWithIsAttachedAfterARestart(t *testing.T) {
+	w := newWorld(t)
+	applied := []byte(`{"blockDeviceRefs":[{"kind":"VirtualDisk","name":"data"}]}`)
+	if err := w.r.Power.Change(t.Context(), w.uid("web"), func(r *power.Record) { r.Applied = applied }); err != nil {
+		t.Fatal(err)
+	}
+	w.holders["data"] = machine.User(w.vms["web"], &power.Record{Node: "node-1"})
+	a := w.attach("a", "data", "web")
+	w.want(a, pending, "Attached", "NotAttached")
+	a.Metadata.DeletionTimestamp = timestamppb.New(epoch)
+	if !w.pass(t.Context(), a) || !w.holders["data"].GetActive() {
+		t.Errorf("the VM loses a disk that it runs with: %v", w.holders["data"])
+	}
+}
+
 func TestAttachmentsExcludeEachOther(t *testing.T) {
 	w := newWorld(t)
 	first := w.attach("first", "data", "web")

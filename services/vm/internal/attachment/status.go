@@ -57,6 +57,8 @@ func (o *observation) attached(list *condition.List, a *vmv1.VirtualMachineBlock
 		list.False(name, "Conflict", o.conflict+".")
 	case o.plugged:
 		list.True(name, "Attached", "")
+	case o.booted:
+		list.False(name, notAttached, "The VM was started with the device, which was in its spec: it is attached after a restart.")
 	case o.vm != nil && emulated(o.vm):
 		list.False(name, notAttached, noHotplug(o.vm)+".")
 	case o.failure != nil && o.failure.Reason == reasonNotOnNode:
@@ -81,7 +83,7 @@ func (o *observation) phase(a *vmv1.VirtualMachineBlockDeviceAttachment) vmv1.At
 		return vmv1.AttachmentPhase_Failed
 	case o.plugged:
 		return vmv1.AttachmentPhase_Attached
-	case !o.runs(), o.others >= machine.MaxDevices, emulated(o.vm), !o.usable(), o.making,
+	case !o.runs(), o.booted, o.others >= machine.MaxDevices, emulated(o.vm), !o.usable(), o.making,
 		o.failure != nil && o.failure.Reason == reasonNotOnNode:
 		return vmv1.AttachmentPhase_Pending
 	}

@@ -146,6 +146,21 @@ func TestInterfacesThatMakeNoSenseAreLeftOut(t *testing.T) {
 	}
 }
 
+func TestDisksThatMakeNoSenseAreLeftOut(t *testing.T) {
+	c := client(t, func(a *agent) {
+		a.sync()
+		r, _ := a.receive()
+		a.answer(fmt.Sprintf(`{"return":[{"name":"/dev/sda1","partition":true,"address":{"bus-type":"scsi","target":0}},`+
+			`{"name":"/dev/sda","address":{"bus-type":"scsi","target":0}},{"name":"/dev/sdc","address":{"bus-type":"scsi","target":65}},`+
+			`{"name":"/dev/../etc","address":{"bus-type":"scsi","target":66}},{"name":"/dev/vda","address":{"bus-type":"virtio","target":1}},`+
+			`{"name":"/dev/loop0"}],"id":%d}`, r.ID))
+	})
+	disks, err := c.SCSIDisks(t.Context())
+	if err != nil || fmt.Sprint(disks) != "map[0:sda 65:sdc]" {
+		t.Errorf("%v, %v", disks, err)
+	}
+}
+
 func TestARefusalKeepsTheConnection(t *testing.T) {
 	c := client(t, func(a *agent) {
 		a.sync()

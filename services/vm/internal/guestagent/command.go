@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"unicode"
 )
@@ -14,7 +15,12 @@ const (
 	// maxInterfaces and maxAddresses keep a lying guest out of our memory.
 	maxInterfaces = 64
 	maxAddresses  = 64
+	// maxDisks is enough for disks with their partitions.
+	maxDisks = 1024
 )
+
+// deviceName is what a Linux guest calls a disk.
+var deviceName = regexp.MustCompile(`^[a-z][a-z0-9]{0,15}$`)
 
 // OSInfo is what the guest says about its system (guest-get-osinfo). Any member
 // may be empty; none is to be believed for a decision.
@@ -116,6 +122,30 @@ func (c *Client) NetworkInterfaces(ctx context.Context) ([]Interface, error) {
 		interfaces = append(interfaces, one)
 	}
 	return interfaces, nil
+}
+
+// SCSIDisks asks for the names of the guest's SCSI disks and CD-ROMs, such as
+// sda, by their targets (guest-get-disks).
+func (c *Client) SCSIDisks(ctx context.Context) (map[int]string, error) {
+	var answer []struct {
+		Name      string `json:"name"`
+		Partition bool   `json:"partition"`
+		Address   struct {
+			BusType string `json:"bus-type"`
+			Target  int    `json:"target"`
+		} `json:"address"`
+	}
+	if err := c.execute(ctx, "guest-get-disks", &answer); err != nil {
+		return nil, err
+	}
+	names := map[int]string{}
+	for _, a := range answer[:min(len(answer), maxDisks)] {
+		name, isDevice := strings.CutPrefix(a.Name, "/dev/")
+		if isDevice && !a.Partition && a.Address.BusType == "scsi" && deviceName.MatchString(name) {
+			names[a.Address.Target] = name
+		}
+	}
+	return names, nil
 }
 
 // Shutdown tells the agent to end the guest, and doesn't wait: the agent

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -15,6 +16,8 @@ import (
 type agentWatch struct {
 	process *qemu.Process
 	stop    context.CancelFunc
+	// again asks for a look soon: devices came or went.
+	again chan struct{}
 
 	mu    sync.Mutex
 	agent *machine.Agent
@@ -35,7 +38,7 @@ func (e *Engine) watch(uid string, process *qemu.Process) *agentWatch {
 		return old
 	}
 	ctx, stop := context.WithCancel(e.life)
-	w := &agentWatch{process: process, stop: stop}
+	w := &agentWatch{process: process, stop: stop, again: make(chan struct{}, 1)}
 	if old != nil {
 		// The guest has moved into another process, its agent with it.
 		old.stop()
@@ -44,6 +47,18 @@ func (e *Engine) watch(uid string, process *qemu.Process) *agentWatch {
 	e.agents[uid] = w
 	e.watches.Go(func() { w.run(ctx, func() { e.changed(uid) }) })
 	return w
+}
+
+// lookAgain has the guest asked soon what devices it sees.
+func (e *Engine) lookAgain(uid string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if w := e.agents[uid]; w != nil {
+		select {
+		case w.again <- struct{}{}:
+		default: // it is asked already
+		}
+	}
 }
 
 func (e *Engine) unwatch(uid string) {
@@ -64,6 +79,9 @@ func (w *agentWatch) run(ctx context.Context, changed func()) {
 			return
 		case <-w.process.Gone():
 			return
+		case <-w.again:
+			timer.Reset(guestSees)
+			continue
 		case <-timer.C:
 		}
 		agent := w.ask(ctx)
@@ -78,13 +96,14 @@ func (w *agentWatch) run(ctx context.Context, changed func()) {
 	}
 }
 
-// set reports whether the agent came or went.
+// set reports whether the agent came or went, or names devices otherwise.
 func (w *agentWatch) set(agent *machine.Agent) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	changed := (agent == nil) != (w.agent == nil)
 	if agent != nil && w.agent != nil {
 		agent.Since = w.agent.Since
+		changed = !maps.Equal(agent.Targets, w.agent.Targets)
 	}
 	w.agent = agent
 	return changed
@@ -106,7 +125,26 @@ func (w *agentWatch) ask(ctx context.Context) *machine.Agent {
 	if os, err := client.OSInfo(ctx); err == nil {
 		agent.OS = osInfo(os)
 	}
+	if names, err := client.SCSIDisks(ctx); err == nil {
+		agent.Targets = deviceNames(w.process.Machine(), names)
+	}
 	return agent
+}
+
+// deviceNames are a guest's names by the caller's own.
+func deviceNames(m qemu.Machine, byTarget map[int]string) map[string]string {
+	names := map[string]string{}
+	for target, d := range m.Disks {
+		if name := byTarget[target]; name != "" {
+			names[d.Label] = name
+		}
+	}
+	for _, d := range m.Plugged {
+		if name := byTarget[d.Slot]; name != "" {
+			names[d.Label] = name
+		}
+	}
+	return names
 }
 
 // osInfo is status.guestOSInfo (guide, "Agent Installation").

@@ -277,4 +277,6 @@ const (
 	agentPoll    = 500 * time.Millisecond
 	agentRefresh = time.Minute
 	agentTimeout = 10 * time.Second
+	// guestSees is how long a guest may take to see a device.
+	guestSees = 2 * time.Second
 )

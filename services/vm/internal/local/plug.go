@@ -18,7 +18,9 @@ const unplugPatience = answerTimeout + answerTimeout/2
 func (e *Engine) Plug(ctx context.Context, uid string, device machine.Device) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	return plugFault(e.qemu.Plug(ctx, uid, diskOf(device, 0)), device.ID)
+	err := e.qemu.Plug(ctx, uid, diskOf(device, 0))
+	e.lookAgain(uid)
+	return plugFault(err, device.ID)
 }
 
 // Unplug implements attachment.Engine.
@@ -27,6 +29,7 @@ func (e *Engine) Unplug(ctx context.Context, uid, device string) error {
 	defer cancel()
 	_, id := nameOf(device)
 	err := e.qemu.Unplug(ctx, uid, id)
+	e.lookAgain(uid)
 	if errors.Is(err, qemu.ErrNotFound) || errors.Is(err, qemu.ErrGone) {
 		return nil
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"google.golang.org/protobuf/encoding/protojson"
+
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/services/vm/internal/power"
@@ -21,6 +23,17 @@ func Reference(vm *vmv1.VirtualMachine) *metav1.Holder { return holderOf(vm, fal
 
 // Stopping reports whether the VM's instance, if there is one, is to end.
 func Stopping(vm *vmv1.VirtualMachine, record *power.Record) bool { return stopping(vm, record) }
+
+// Booted reports whether the VM's instance was started with a device of its spec,
+// which may be another one by now.
+func Booted(record *power.Record, ref *vmv1.BlockDeviceRef) bool {
+	applied := new(vmv1.VirtualMachineSpec)
+	options := protojson.UnmarshalOptions{DiscardUnknown: true}
+	if len(record.Applied) == 0 || options.Unmarshal(record.Applied, applied) != nil {
+		return false
+	}
+	return slices.ContainsFunc(applied.GetBlockDeviceRefs(), func(own *vmv1.BlockDeviceRef) bool { return sameRef(own, ref) })
+}
 
 // among are the attachments of the devices with these IDs, in that order.
 func among(attachments []Attachment, devices []string) []Attachment {
@@ -69,12 +82,12 @@ func (r *Reconciler) deviceStatuses(vm *vmv1.VirtualMachine, o *observation) []*
 	if attached {
 		refs, states = o.applied.GetBlockDeviceRefs(), o.attached
 	}
-	var names targets
+	names := targets{guest: o.sight.Agent}
 	var statuses []*vmv1.BlockDeviceStatus
 	for i, ref := range refs {
 		status := &vmv1.BlockDeviceStatus{Kind: ref.GetKind(), Name: ref.GetName(), Size: &states[i].Size, Attached: &attached}
 		if attached {
-			status.Target = names.next(states[i].CDROM)
+			status.Target = names.of(ref, states[i].CDROM)
 		}
 		statuses = append(statuses, status)
 	}
@@ -85,15 +98,27 @@ func (r *Reconciler) deviceStatuses(vm *vmv1.VirtualMachine, o *observation) []*
 		state, hotplugged := r.Devices.State(a.Ref, vm.GetMetadata().GetNamespace()), true
 		statuses = append(statuses, &vmv1.BlockDeviceStatus{
 			Kind: a.Ref.GetKind(), Name: a.Ref.GetName(), Size: &state.Size, Attached: &attached,
-			Target: names.next(state.CDROM), Hotplugged: &hotplugged,
+			Target: names.of(a.Ref, state.CDROM), Hotplugged: &hotplugged,
 			VirtualMachineBlockDeviceAttachmentName: a.Name,
 		})
 	}
 	return statuses
 }
 
-// targets names devices as the guest does: disks and CD-ROMs are counted apart.
-type targets struct{ disks, cdroms int }
+// targets names devices as the guest does: by what its agent said, else as Linux
+// does at boot, which counts disks and CD-ROMs apart.
+type targets struct {
+	guest         *Agent // nil where it says nothing
+	disks, cdroms int
+}
+
+func (t *targets) of(ref *vmv1.BlockDeviceRef, cdrom bool) string {
+	name := t.next(cdrom)
+	if t.guest != nil && t.guest.Targets[DeviceID(ref)] != "" {
+		return t.guest.Targets[DeviceID(ref)]
+	}
+	return name
+}
 
 func (t *targets) next(cdrom bool) string {
 	if cdrom {

@@ -201,6 +201,11 @@ func TestVMHasItsAttachmentsAgainInTheirOrder(t *testing.T) {
 	}
 	w.settle()
 	w.wantTargets("root sda", "b sdb attach-b", "a sdc attach-a")
+	w.engine.Set(w.uid(), machine.Sight{State: machine.Running, Agent: &machine.Agent{
+		Targets: map[string]string{"virtualdisk/a": "sdx"},
+	}})
+	w.settle()
+	w.wantTargets("root sda", "b sdb attach-b", "a sdx attach-a") // the guest knows better
 
 	w.ask(stopped)
 	w.settle()

@@ -100,6 +100,8 @@ type Sight struct {
 type Agent struct {
 	Version string
 	OS      map[string]any
+	// Targets are the guest's names of its devices, by their IDs, as far as it told.
+	Targets map[string]string
 	// Since is when the agent first answered.
 	Since time.Time
 }
