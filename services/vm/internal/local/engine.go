@@ -132,7 +132,8 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 	case err != nil:
 		return machine.Sight{}, unresponsive(err)
 	}
-	sight := machine.Sight{QEMU: e.qemu.Host().Version.String(), Moving: e.qemu.Moving(uid)}
+	installed := e.qemu.Host().Version.String()
+	sight := machine.Sight{QEMU: installed, InstalledQEMU: installed, Moving: e.qemu.Moving(uid)}
 	if state == qemu.StateGone {
 		sight.State, err = stateOfEnding(process)
 		return sight, err
@@ -142,6 +143,9 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 		sight.Agent = e.watch(uid, process).report()
 	}
 	if sight.State.Alive() {
+		if running, known := process.Version(); known {
+			sight.QEMU = running.String()
+		}
 		sight.Plugged, err = pluggedInto(bounded, process)
 	}
 	return sight, err

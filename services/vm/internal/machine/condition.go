@@ -20,6 +20,11 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 	dependency(&list, "BlockDevicesReady", "BlockDevicesReady", o.devicesProblem)
 	dependency(&list, "ProvisioningReady", "ProvisioningReady", o.provisioningProblem)
 	dependency(&list, "VirtualMachineIPAddressReady", "VirtualMachineIPAddressReady", o.addressProblem)
+	if o.sight.State.Alive() {
+		list.True("PodStarted", "PodStarted", "")
+	} else {
+		list.False("PodStarted", "PodNotFound", "")
+	}
 	running(&list, o, phase)
 	if o.sight.Agent != nil {
 		list.True("AgentReady", "AgentReady", "The guest agent is version "+o.sight.Agent.Version+".")
@@ -27,8 +32,20 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 		list.False("AgentReady", "AgentNotReady", "The guest agent does not answer; see \"Agent Installation\" in the guide.")
 	}
 	configuration(&list, o)
+	firmware(&list, o)
 	migrating(&list, o)
 	return list.Conditions()
+}
+
+// firmware compares the QEMU that runs the guest with the installed one.
+func firmware(list *condition.List, o *observation) {
+	const name = "FirmwareUpToDate"
+	if o.sight.State.Alive() && o.sight.InstalledQEMU != o.sight.QEMU {
+		list.False(name, "FirmwareOutOfDate", fmt.Sprintf(
+			"The guest runs on QEMU %s, and %s is installed: a migration or a restart brings it there.", o.sight.QEMU, o.sight.InstalledQEMU))
+		return
+	}
+	list.True(name, "FirmwareUpToDate", "")
 }
 
 func migrating(list *condition.List, o *observation) {

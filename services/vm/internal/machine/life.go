@@ -247,12 +247,8 @@ func grace(vm *vmv1.VirtualMachine, o *observation) time.Duration {
 // bury clears away an instance that ended by itself, and remembers whether the
 // VM is to run again: before it removes what tells how the instance ended.
 func (r *Reconciler) bury(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	asked := o.record.StopSince != nil || o.record.Restart != ""
-	if !asked && !restartsAfter(vm.GetSpec().GetRunPolicy(), o.sight.State) {
-		off := false
-		o.record.On = &off
-	}
-	if !asked && o.record.Started != nil && r.Now().Sub(*o.record.Started) < shortLife {
+	turnOff(vm, o, o.sight.State)
+	if !asked(o.record) && o.record.Started != nil && r.Now().Sub(*o.record.Started) < shortLife {
 		later := r.Now().Add(restartDelay)
 		o.record.NotBefore = &later
 	}
@@ -260,6 +256,18 @@ func (r *Reconciler) bury(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 		return err
 	}
 	return r.forget(ctx, vm, o)
+}
+
+// asked reports whether somebody wanted the present instance to end.
+func asked(record *power.Record) bool { return record.StopSince != nil || record.Restart != "" }
+
+// turnOff turns a VM off whose instance ended in that state by itself, if its run
+// policy says so.
+func turnOff(vm *vmv1.VirtualMachine, o *observation, ended State) {
+	if !asked(o.record) && !restartsAfter(vm.GetSpec().GetRunPolicy(), ended) {
+		off := false
+		o.record.On = &off
+	}
 }
 
 // forget ends an instance, if anything of it is left, then its claims, then its
@@ -298,24 +306,40 @@ func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 	if err := r.grow(ctx, vm, o); err != nil {
 		return err
 	}
-	automatic := vm.GetSpec().GetDisruptions().GetRestartApprovalMode() == vmv1.RestartApprovalMode_Automatic
-	switch {
-	case o.sight.State == Unresponsive:
+	if o.sight.State == Unresponsive {
 		o.again = lookAgain
 		return nil
-	case len(o.changes) > 0 && automatic:
-		o.record.Restart = "changes"
+	}
+	learned := r.learn(o)
+	automatic := vm.GetSpec().GetDisruptions().GetRestartApprovalMode() == vmv1.RestartApprovalMode_Automatic
+	if len(o.changes) > 0 && automatic {
+		o.record.Restart, learned = "changes", true
 		o.again = time.Nanosecond
-	case o.sight.Agent != nil && o.record.AgentAfter == 0 && o.record.Started != nil:
-		o.record.AgentAfter = max(o.sight.Agent.Since.Sub(*o.record.Started), time.Second)
-	case o.record.Failure != nil:
-		o.record.Failure = nil
-	case !slices.Equal(o.record.Plugged, o.sight.Plugged):
-		o.record.Plugged = o.sight.Plugged
-	default:
+	}
+	if !learned {
 		return nil
 	}
 	return r.Power.Put(ctx, uid, o.record)
+}
+
+// learn writes what an instance shows into its record, and reports whether that
+// is anything new.
+func (r *Reconciler) learn(o *observation) bool {
+	learned := false
+	if o.record.Ran == nil && o.sight.State == Running {
+		now := r.Now()
+		o.record.Ran, learned = &now, true
+	}
+	if o.sight.Agent != nil && o.record.AgentAfter == 0 && o.record.Started != nil {
+		o.record.AgentAfter, learned = max(o.sight.Agent.Since.Sub(*o.record.Started), time.Second), true
+	}
+	if o.record.Failure != nil {
+		o.record.Failure, learned = nil, true
+	}
+	if !slices.Equal(o.record.Plugged, o.sight.Plugged) {
+		o.record.Plugged, learned = o.sight.Plugged, true
+	}
+	return learned
 }
 
 // grow makes the disks of a running VM as large as their own specs want them,

@@ -120,7 +120,7 @@ func TestEndOfAGuestUnderEachRunPolicy(t *testing.T) {
 		{vmv1.RunPolicy_AlwaysOnUnlessStoppedManually, map[machine.State]vmv1.VirtualMachinePhase_Value{
 			machine.Shutdown: stays, machine.Panicked: again, machine.Crashed: again, machine.Absent: again}},
 		{vmv1.RunPolicy_Manual, map[machine.State]vmv1.VirtualMachinePhase_Value{
-			machine.Shutdown: stays, machine.Panicked: stays, machine.Crashed: stays}},
+			machine.Shutdown: stays, machine.Panicked: stays, machine.Crashed: stays, machine.Absent: stays}},
 	} {
 		for ending, want := range test.ending {
 			t.Run(fmt.Sprintf("%s %s", test.policy, ending), func(t *testing.T) {

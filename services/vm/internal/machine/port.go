@@ -87,8 +87,9 @@ type Sight struct {
 	State State
 	// Agent is what the guest's agent says, nil where it doesn't answer.
 	Agent *Agent
-	// QEMU is the version that runs the instance.
-	QEMU string
+	// QEMU is the version that runs the instance, InstalledQEMU the one that a new
+	// instance would have.
+	QEMU, InstalledQEMU string
 	// Moving is true where something is left of a migration that has not ended.
 	Moving bool
 	// Plugged are the IDs of the devices that were plugged in and are there, disks

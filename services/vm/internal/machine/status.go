@@ -125,6 +125,10 @@ func (r *Reconciler) stats(vm *vmv1.VirtualMachine, o *observation, phase vmv1.V
 	if o.record.Started != nil && o.sight.State.Alive() {
 		stats.LastStartTime = timestamppb.New(o.record.Started.Truncate(time.Second))
 		stats.LaunchTimeDuration.WaitingForDependencies = seconds(o.record.Waited)
+		stats.LaunchTimeDuration.VirtualMachineStarting = ""
+		if o.record.Ran != nil {
+			stats.LaunchTimeDuration.VirtualMachineStarting = max(o.record.Ran.Sub(*o.record.Started), 0).Truncate(time.Second).String()
+		}
 		stats.LaunchTimeDuration.GuestOsAgentStarting = seconds(o.record.AgentAfter)
 	}
 	return stats

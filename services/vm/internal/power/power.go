@@ -49,6 +49,9 @@ type Record struct {
 	Pinned []string `json:"pinned,omitempty"`
 	// Migration is the present one, or the last.
 	Migration *Migration `json:"migration,omitempty"`
+	// Ran is when the present instance was first seen to run: one that is gone
+	// without a trace since then has ended, and is not one that never began.
+	Ran *time.Time `json:"ran,omitempty"`
 	// Plugged are the IDs of the devices that the last instance had of attachments,
 	// in their order: the next one has them so again.
 	Plugged []string `json:"plugged,omitempty"`
@@ -112,7 +115,8 @@ type Failure struct {
 // InstanceGone clears what was true of the present instance alone.
 func (r *Record) InstanceGone() {
 	r.StopSince, r.Node, r.Applied, r.Force, r.Restart = nil, "", nil, false, ""
-	r.Awaits, r.Pinned = false, nil
+	r.Awaits, r.Pinned, r.Ran = false, nil, nil
+
 	r.Started, r.AgentAfter, r.MilliCPU, r.MemoryBytes = nil, 0, 0, 0
 }
 

@@ -21,6 +21,17 @@ func (p *Process) Machine() Machine {
 	return m
 }
 
+// Version is the QEMU that the process is, which may be older than the host's;
+// unknown while it doesn't answer.
+func (p *Process) Version() (version qmp.Version, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.client == nil {
+		return qmp.Version{}, false
+	}
+	return p.client.Version(), true
+}
+
 // Gone is closed when the process has ended.
 func (p *Process) Gone() <-chan struct{} { return p.gone }
 

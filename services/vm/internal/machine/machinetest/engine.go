@@ -36,7 +36,7 @@ func (e *Engine) Start(ctx context.Context, instance machine.Instance) error {
 	if !e.sights[instance.UID].State.Alive() {
 		e.starts++
 		e.last = instance
-		e.sights[instance.UID] = machine.Sight{State: machine.Running, QEMU: "10.0.0"}
+		e.sights[instance.UID] = machine.Sight{State: machine.Running, QEMU: "10.0.0", InstalledQEMU: "10.0.0"}
 		for _, device := range instance.Plugged {
 			e.place(instance.UID, device.ID)
 		}
