@@ -58,8 +58,10 @@ func TestQuickStart(t *testing.T) {
 	u.tells(t, "REST and gRPC show the same machine", (*user).testDoors)
 	u.tells(t, "a guest outlives a killed daemon", (*user).testKill)
 	u.tells(t, "it moves to the other node, and a connection survives", (*user).testMigrate)
+	u.tells(t, "a disk is attached while it runs", (*user).testAttach)
 	u.tells(t, "a change waits for a restart", (*user).testChange)
 	u.tells(t, "operations stop and start it", (*user).testOperations)
+	u.tells(t, "the disk is there again, and is detached", (*user).testDetach)
 	u.tells(t, "everything goes when it is deleted", (*user).testDelete)
 }
 
