@@ -60,6 +60,9 @@ func findings(k *kind.Kind, status protoreflect.Message) []*explainv1.Finding {
 			continue
 		}
 		c := conditions[at]
+		if c.GetStatus() == metav1.ConditionStatus_Unknown && c.GetMessage() == "" {
+			continue // another one says why
+		}
 		found = append(found, &explainv1.Finding{
 			Condition: gate, Reason: c.GetReason(), Message: c.GetMessage(), Since: c.GetLastTransitionTime(),
 		})

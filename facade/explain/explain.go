@@ -10,6 +10,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -82,11 +83,14 @@ func handOn(ctx context.Context) context.Context {
 	return ctx
 }
 
+// kinds are those that are linked in: one value each, so that places compare.
+var kinds = sync.OnceValue(kind.All)
+
 // Find returns the kind of that name: VirtualMachine, virtualmachines,
 // virtualmachine or vm. Class Invalid where there is none.
 func Find(name string) (*kind.Kind, error) {
 	lower := strings.ToLower(name)
-	for _, k := range kind.All() {
+	for _, k := range kinds() {
 		if k.Service != "" && (lower == strings.ToLower(k.Name) || lower == k.Plural || lower == k.Singular || slices.Contains(k.ShortNames, lower)) {
 			return k, nil
 		}

@@ -55,7 +55,8 @@ func newHouse(t *testing.T) *house {
 		{Type: "Ready", Status: metav1.ConditionStatus_True},
 	}}, func(*diskv1.VirtualDisk) {})
 	put(t, machines, "web", &vmv1.VirtualMachineStatus{
-		Phase: vmv1.VirtualMachinePhase_Pending, Conditions: append(lacks("BlockDevicesReady", "BlockDevicesNotReady"), lacks("AgentReady", "AgentNotReady")...),
+		BlockDeviceRefs: []*vmv1.BlockDeviceStatus{{Kind: vmv1.BlockDeviceKind_VirtualDisk, Name: "root"}}, // once more
+		Phase:           vmv1.VirtualMachinePhase_Pending, Conditions: append(lacks("BlockDevicesReady", "BlockDevicesNotReady"), lacks("AgentReady", "AgentNotReady")...),
 	}, func(vm *vmv1.VirtualMachine) {
 		vm.Spec = &vmv1.VirtualMachineSpec{
 			VirtualMachineClassName: "none",

@@ -123,10 +123,7 @@ func (r *Reconciler) observe(ctx context.Context, a *vmv1.VirtualMachineBlockDev
 // look finds the device among those of the instance. It may be another
 // attachment's: that of an older one to the same VM.
 func (o *observation) look(a *vmv1.VirtualMachineBlockDeviceAttachment) {
-	o.plugged = false
-	for _, id := range o.sight.Plugged {
-		o.plugged = o.plugged || id == machine.DeviceID(RefOf(a))
-	}
+	o.plugged = slices.Contains(o.sight.IDs(), machine.DeviceID(RefOf(a)))
 }
 
 // runs reports whether the VM has an instance that can be given devices.

@@ -144,7 +144,7 @@ func (w *world) wantPlugged(vm string) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if got := slices.Contains(sight.Plugged, "virtualdisk/data"); got != (name == vm) {
+		if got := slices.Contains(sight.IDs(), "virtualdisk/data"); got != (name == vm) {
 			w.t.Errorf("%s has the disk: %v", name, got)
 		}
 	}

@@ -150,13 +150,13 @@ func TestDisksThatMakeNoSenseAreLeftOut(t *testing.T) {
 	c := client(t, func(a *agent) {
 		a.sync()
 		r, _ := a.receive()
-		a.answer(fmt.Sprintf(`{"return":[{"name":"/dev/sda1","partition":true,"address":{"bus-type":"scsi","target":0}},`+
-			`{"name":"/dev/sda","address":{"bus-type":"scsi","target":0}},{"name":"/dev/sdc","address":{"bus-type":"scsi","target":65}},`+
-			`{"name":"/dev/../etc","address":{"bus-type":"scsi","target":66}},{"name":"/dev/vda","address":{"bus-type":"virtio","target":1}},`+
+		a.answer(fmt.Sprintf(`{"return":[{"name":"/dev/sda1","partition":true,"address":{"serial":"0QEMU_a"}},`+
+			`{"name":"/dev/sda","address":{"serial":"0QEMU_a"}},{"name":"/dev/sdc","address":{"serial":"0QEMU_c"}},`+
+			`{"name":"/dev/../etc","address":{"serial":"0QEMU_d"}},{"name":"/dev/sr0","address":{"target":0}},`+
 			`{"name":"/dev/loop0"}],"id":%d}`, r.ID))
 	})
-	disks, err := c.SCSIDisks(t.Context())
-	if err != nil || fmt.Sprint(disks) != "map[0:sda 65:sdc]" {
+	disks, err := c.Disks(t.Context())
+	if err != nil || fmt.Sprint(disks) != "map[0QEMU_a:sda 0QEMU_c:sdc]" {
 		t.Errorf("%v, %v", disks, err)
 	}
 }

@@ -124,25 +124,24 @@ func (c *Client) NetworkInterfaces(ctx context.Context) ([]Interface, error) {
 	return interfaces, nil
 }
 
-// SCSIDisks asks for the names of the guest's SCSI disks and CD-ROMs, such as
-// sda, by their targets (guest-get-disks).
-func (c *Client) SCSIDisks(ctx context.Context) (map[int]string, error) {
+// Disks asks for the names of the guest's disks and CD-ROMs, such as sda, by
+// their serials (guest-get-disks). A guest without udev knows none.
+func (c *Client) Disks(ctx context.Context) (map[string]string, error) {
 	var answer []struct {
 		Name      string `json:"name"`
 		Partition bool   `json:"partition"`
 		Address   struct {
-			BusType string `json:"bus-type"`
-			Target  int    `json:"target"`
+			Serial string `json:"serial"`
 		} `json:"address"`
 	}
 	if err := c.execute(ctx, "guest-get-disks", &answer); err != nil {
 		return nil, err
 	}
-	names := map[int]string{}
+	names := map[string]string{}
 	for _, a := range answer[:min(len(answer), maxDisks)] {
 		name, isDevice := strings.CutPrefix(a.Name, "/dev/")
-		if isDevice && !a.Partition && a.Address.BusType == "scsi" && deviceName.MatchString(name) {
-			names[a.Address.Target] = name
+		if serial := clean(a.Address.Serial); isDevice && !a.Partition && serial != "" && deviceName.MatchString(name) {
+			names[serial] = name
 		}
 	}
 	return names, nil

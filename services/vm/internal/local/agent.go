@@ -3,6 +3,8 @@ package local
 import (
 	"context"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -125,23 +127,21 @@ func (w *agentWatch) ask(ctx context.Context) *machine.Agent {
 	if os, err := client.OSInfo(ctx); err == nil {
 		agent.OS = osInfo(os)
 	}
-	if names, err := client.SCSIDisks(ctx); err == nil {
+	if names, err := client.Disks(ctx); err == nil {
 		agent.Targets = deviceNames(w.process.Machine(), names)
 	}
 	return agent
 }
 
-// deviceNames are a guest's names by the caller's own.
-func deviceNames(m qemu.Machine, byTarget map[int]string) map[string]string {
+// deviceNames are a guest's names by the caller's own. In a guest a serial has
+// words of its system before it.
+func deviceNames(m qemu.Machine, bySerial map[string]string) map[string]string {
 	names := map[string]string{}
-	for target, d := range m.Disks {
-		if name := byTarget[target]; name != "" {
-			names[d.Label] = name
-		}
-	}
-	for _, d := range m.Plugged {
-		if name := byTarget[d.Slot]; name != "" {
-			names[d.Label] = name
+	for _, d := range slices.Concat(m.Disks, m.Plugged) {
+		for serial, name := range bySerial {
+			if d.Serial != "" && strings.HasSuffix(serial, d.Serial) {
+				names[d.Label] = name
+			}
 		}
 	}
 	return names

@@ -55,13 +55,12 @@ func plugFault(err error, device string) error {
 	return unresponsive(err)
 }
 
-// pluggedInto are the caller's names of the devices that were plugged into a
-// machine and are there.
-func pluggedInto(ctx context.Context, process *qemu.Process) ([]string, error) {
+// pluggedInto are the devices that were plugged into a machine and are there.
+func pluggedInto(ctx context.Context, process *qemu.Process) ([]machine.Plugged, error) {
 	m, err := process.Present(ctx)
-	var names []string
+	var devices []machine.Plugged
 	for _, d := range m.Plugged {
-		names = append(names, d.Label)
+		devices = append(devices, machine.Plugged{ID: d.Label, Place: d.Slot - qemu.NextSlot(nil, d.Medium)})
 	}
-	return names, err
+	return devices, err
 }

@@ -94,15 +94,22 @@ func (r *Reconciler) deviceStatuses(vm *vmv1.VirtualMachine, o *observation) []*
 	if o.applied.GetProvisioning() != nil {
 		names.next(true) // the seed's CD-ROM is the last of those that are there at boot
 	}
-	for _, a := range o.present {
-		state, hotplugged := r.Devices.State(a.Ref, vm.GetMetadata().GetNamespace()), true
-		statuses = append(statuses, &vmv1.BlockDeviceStatus{
-			Kind: a.Ref.GetKind(), Name: a.Ref.GetName(), Size: &state.Size, Attached: &attached,
-			Target: names.of(a.Ref, state.CDROM), Hotplugged: &hotplugged,
-			VirtualMachineBlockDeviceAttachmentName: a.Name,
-		})
+	for _, p := range o.sight.Plugged {
+		for _, a := range among(o.present, []string{p.ID}) {
+			statuses = append(statuses, r.pluggedStatus(vm, a, names.plugged(p.Place)))
+		}
 	}
 	return statuses
+}
+
+// pluggedStatus is of a device that came by an attachment.
+func (r *Reconciler) pluggedStatus(vm *vmv1.VirtualMachine, a Attachment, names targets) *vmv1.BlockDeviceStatus {
+	state, hotplugged, attached := r.Devices.State(a.Ref, vm.GetMetadata().GetNamespace()), true, true
+	return &vmv1.BlockDeviceStatus{
+		Kind: a.Ref.GetKind(), Name: a.Ref.GetName(), Size: &state.Size, Attached: &attached,
+		Target: names.of(a.Ref, state.CDROM), Hotplugged: &hotplugged,
+		VirtualMachineBlockDeviceAttachmentName: a.Name,
+	}
 }
 
 // targets names devices as the guest does: by what its agent said, else as Linux
@@ -118,6 +125,11 @@ func (t *targets) of(ref *vmv1.BlockDeviceRef, cdrom bool) string {
 		return t.guest.Targets[DeviceID(ref)]
 	}
 	return name
+}
+
+// plugged names the device at a place behind all that were there at boot.
+func (t *targets) plugged(place int) targets {
+	return targets{guest: t.guest, disks: t.disks + place, cdroms: t.cdroms + place}
 }
 
 func (t *targets) next(cdrom bool) string {

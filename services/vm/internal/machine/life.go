@@ -336,8 +336,8 @@ func (r *Reconciler) learn(o *observation) bool {
 	if o.record.Failure != nil {
 		o.record.Failure, learned = nil, true
 	}
-	if !slices.Equal(o.record.Plugged, o.sight.Plugged) {
-		o.record.Plugged, learned = o.sight.Plugged, true
+	if ids := o.sight.IDs(); !slices.Equal(o.record.Plugged, ids) {
+		o.record.Plugged, learned = ids, true
 	}
 	return learned
 }

@@ -44,7 +44,7 @@ func (r *Reconciler) observeInstance(vm *vmv1.VirtualMachine, o *observation) er
 			o.plugged = address
 		}
 	}
-	o.present = among(o.wanted, o.sight.Plugged)
+	o.present = among(o.wanted, o.sight.IDs())
 	if len(o.record.Applied) == 0 {
 		return nil
 	}

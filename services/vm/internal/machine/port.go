@@ -92,9 +92,26 @@ type Sight struct {
 	QEMU, InstalledQEMU string
 	// Moving is true where something is left of a migration that has not ended.
 	Moving bool
-	// Plugged are the IDs of the devices that were plugged in and are there, disks
-	// in the order of their names in the guest.
-	Plugged []string
+	// Plugged are the devices that were plugged in and are there, disks in the order
+	// of their names in the guest.
+	Plugged []Plugged
+}
+
+// Plugged is a device that was plugged in.
+type Plugged struct {
+	ID string
+	// Place counts the places before it, free ones too, that disks have, or CD-ROMs:
+	// a guest that saw all of them come names it so.
+	Place int
+}
+
+// IDs of the devices that were plugged in.
+func (s Sight) IDs() []string {
+	var ids []string
+	for _, p := range s.Plugged {
+		ids = append(ids, p.ID)
+	}
+	return ids
 }
 
 // Agent is what a guest says of itself. Not to be believed for a decision.

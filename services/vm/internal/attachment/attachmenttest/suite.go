@@ -94,7 +94,7 @@ func (t *trial) want(names ...string) {
 	t.Helper()
 	sight, err := t.Engine.Look(t.Context(), t.uid)
 	t.check(err)
-	if !slices.Equal(sight.Plugged, names) {
+	if !slices.Equal(sight.IDs(), names) {
 		t.Fatalf("plugged in are %v, want %v", sight.Plugged, names)
 	}
 }
@@ -115,6 +115,9 @@ func (t *trial) plug() {
 	t.want("virtualdisk/a", "virtualdisk/b", "virtualdisk/c")
 	t.unplug("virtualdisk/b")
 	t.want("virtualdisk/a", "virtualdisk/c")
+	if sight, err := t.Engine.Look(t.Context(), t.uid); err != nil || sight.Plugged[1].Place != 2 {
+		t.Errorf("the free place is not counted: %v, %v", sight.Plugged, err)
+	}
 	t.plugIn("virtualdisk/d") // takes the free place
 	t.want("virtualdisk/a", "virtualdisk/d", "virtualdisk/c")
 }

@@ -49,7 +49,11 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if sight, there := e.sights[uid]; there {
-		sight.Plugged = slices.DeleteFunc(slices.Clone(e.places[uid]), func(id string) bool { return id == "" })
+		for place, id := range e.places[uid] {
+			if id != "" {
+				sight.Plugged = append(sight.Plugged, machine.Plugged{ID: id, Place: place})
+			}
+		}
 		return sight, ctx.Err()
 	}
 	return machine.Sight{State: machine.Absent}, ctx.Err()
