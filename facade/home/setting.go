@@ -58,6 +58,8 @@ type Settings struct {
 	// DefaultStorageClass is for disks that name none; the cluster's default where
 	// it is empty.
 	DefaultStorageClass string
+	// DefaultImageStorageClass is the same for images that are kept on a class.
+	DefaultImageStorageClass string
 	// AllowImageSources are networks that images may be fetched from although
 	// they are this machine's own or private.
 	AllowImageSources []string
@@ -104,6 +106,7 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.Float64Var(&s.MemoryOvercommit, "memory-overcommit", s.MemoryOvercommit, "how many times its memory each node promises")
 	fs.Float64Var(&s.DiskOvercommit, "disk-overcommit", s.DiskOvercommit, "how many times the free space disks may be promised; 0 for no limit")
 	fs.StringVar(&s.DefaultStorageClass, "default-storage-class", s.DefaultStorageClass, "storage class of disks that name none (default the cluster's)")
+	fs.StringVar(&s.DefaultImageStorageClass, "default-image-storage-class", s.DefaultImageStorageClass, "storage class of images with storage PersistentVolumeClaim that name none (default the cluster's)")
 	fs.StringSliceVar(&s.AllowImageSources, "allow-image-source", s.AllowImageSources, "local or private networks (CIDR) that images may come from")
 	fs.StringVar(&s.QEMU, "qemu", s.QEMU, "the emulator: a path, or a name in PATH")
 	fs.StringVar(&s.MigrationBandwidth, "migration-bandwidth", s.MigrationBandwidth, "how many bytes of memory a live migration sends a second; 0 for no limit")

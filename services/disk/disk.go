@@ -27,6 +27,7 @@ import (
 	"orlop.dev/kit/resource/schema"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/disk/internal/export"
+	"orlop.dev/services/disk/internal/imagevolume"
 	"orlop.dev/services/disk/internal/jail"
 	"orlop.dev/services/disk/internal/layer"
 	"orlop.dev/services/disk/internal/origin"
@@ -54,6 +55,8 @@ type Options struct {
 	// DefaultStorageClass is for disks that name none; the cluster's default where
 	// it is empty.
 	DefaultStorageClass string
+	// DefaultImageStorageClass is the same for images that are kept on a class.
+	DefaultImageStorageClass string
 	// Overcommit is how many times the free space of Dir's file system disks may
 	// be promised; 0 is no limit.
 	Overcommit float64
@@ -90,6 +93,7 @@ type Service struct {
 	keeper  *layer.Keeper
 	trees   *tree.Service
 	exports *export.Service
+	shelf   *imagevolume.Service
 	methods *resource.Methods[*diskv1.VirtualDisk]
 	images  *virtualdisk.ImageMirrors
 	imports *virtualdisk.ImportClient
@@ -125,7 +129,8 @@ func New(opts Options) (*Service, error) {
 	s := &Service{disks: disks, volumes: volumes, trees: &tree.Service{Disks: disks, Volumes: volumes}, logger: opts.Logger}
 	s.keeper = &layer.Keeper{Store: volumes, Depth: opts.LayerDepth, Idle: s.idle, Logger: opts.Logger}
 	s.classes = storageclass.New(storageclass.Options{
-		Etcd: opts.Etcd, Prefix: opts.Prefix, Default: opts.DefaultStorageClass, Changed: s.wakeAll,
+		Etcd: opts.Etcd, Prefix: opts.Prefix, Default: opts.DefaultStorageClass,
+		DefaultForImages: opts.DefaultImageStorageClass, Changed: s.wakeAll,
 	})
 	s.imports = virtualdisk.NewImportClient(opts.Images, s.importChanged)
 	if s.images, err = virtualdisk.NewImageMirrors(opts.Images, s.imageChanged); err != nil {
@@ -136,6 +141,10 @@ func New(opts Options) (*Service, error) {
 		Origins: origin.NewStore(opts.Etcd, opts.Prefix), Space: volumes, Overcommit: opts.Overcommit,
 	}
 	s.exports = export.New(export.Options{Disks: disks, Volumes: volumes, Admit: reconciler.AdmitHolder, Logger: opts.Logger})
+	s.shelf = imagevolume.New(imagevolume.Options{
+		Etcd: opts.Etcd, Prefix: opts.Prefix, Volumes: volumes, Disks: disks, Classes: s.classes, Exports: s.exports,
+		Admit: reconciler.AdmitHolder,
+	})
 	s.methods, err = resource.NewMethods(resource.MethodOptions[*diskv1.VirtualDisk]{
 		Collection: disks, Schema: rules, Admit: reconciler.Admit,
 		Holding: &resource.Holding[*diskv1.VirtualDisk]{Admit: reconciler.AdmitHolder, Answer: s.answer(reconciler)},
@@ -161,6 +170,7 @@ func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 	diskv1.RegisterStorageClassServiceServer(registrar, s.classes)
 	diskv1.RegisterDiskLayerServiceServer(registrar, s.trees)
 	diskv1.RegisterDiskExportServiceServer(registrar, s.exports)
+	diskv1.RegisterImageVolumeServiceServer(registrar, s.shelf)
 	return resource.Register(registrar, &diskv1.VirtualDiskService_ServiceDesc, s, s.methods)
 }
 

@@ -27,6 +27,7 @@ type house struct {
 	opts   disk.Options
 	images *resource.Collection[*imagev1.VirtualImage]
 	files  *importService
+	blob   *imagev1.Blob // what the image service answers to a claim
 
 	// Of the present instance of the service:
 	stop  func()
@@ -47,7 +48,7 @@ func newHouse(t *testing.T) *house {
 	_, clusterPart := servetest.StandIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, answer)
 	files := newImportService(answer)
 	others, _ := servetest.Host(t, imagePart, clusterPart, files.part())
-	h := &house{t: t, images: images, files: files, opts: disk.Options{Etcd: store, Images: others, Dir: t.TempDir(), Logger: servetest.Quiet()}}
+	h := &house{t: t, images: images, files: files, blob: answer, opts: disk.Options{Etcd: store, Images: others, Dir: t.TempDir(), Logger: servetest.Quiet()}}
 	h.open()
 	return h
 }

@@ -16,7 +16,7 @@ import (
 	"orlop.dev/kit/auth/tokenfile"
 )
 
-// user has rights, as "VERB RESOURCE NAMESPACE NAME". What the method itself asks
+// user has rights, as "VERB RESOURCE[/SUBRESOURCE] NAMESPACE NAME". What the method itself asks
 // for, before admission, is allowed.
 type user struct {
 	rights   []string
@@ -24,12 +24,16 @@ type user struct {
 }
 
 func (u *user) Authorize(_ context.Context, _ auth.User, a auth.Attributes) (auth.Decision, error) {
-	right := strings.Join([]string{a.Verb, a.Resource, a.Namespace, a.Name}, " ")
+	resource := a.Resource
+	if a.Subresource != "" {
+		resource += "/" + a.Subresource
+	}
+	right := strings.Join([]string{a.Verb, resource, a.Namespace, a.Name}, " ")
 	return auth.Decision{Allowed: !u.admitted || slices.Contains(u.rights, right)}, nil
 }
 
 // As calls admit as a method's handler is called behind a real guard, for a user
-// with no rights but these: "VERB RESOURCE NAMESPACE NAME". method is a full name,
+// with no rights but these: "VERB RESOURCE[/SUBRESOURCE] NAMESPACE NAME". method is a full name,
 // /package.Service/Method, and request what it takes.
 func As(t *testing.T, rights []string, method string, request proto.Message, admit func(context.Context) error) error {
 	t.Helper()

@@ -1034,8 +1034,10 @@ type Blob struct {
 	StoredBytes  int64  `protobuf:"varint,4,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	VirtualBytes int64  `protobuf:"varint,5,opt,name=virtual_bytes,json=virtualBytes,proto3" json:"virtual_bytes,omitempty"`
 	Cdrom        bool   `protobuf:"varint,6,opt,name=cdrom,proto3" json:"cdrom,omitempty"`
-	// Path of the file on this machine, where DVCR's storage is on it.
-	Path          string `protobuf:"bytes,7,opt,name=path,proto3" json:"path,omitempty"`
+	// Path of the file on this machine, where its storage is on it.
+	Path string `protobuf:"bytes,7,opt,name=path,proto3" json:"path,omitempty"`
+	// Frozen layer of the disk service that the file is, where it is one.
+	Layer         string `protobuf:"bytes,8,opt,name=layer,proto3" json:"layer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,6 +1117,13 @@ func (x *Blob) GetCdrom() bool {
 func (x *Blob) GetPath() string {
 	if x != nil {
 		return x.Path
+	}
+	return ""
+}
+
+func (x *Blob) GetLayer() string {
+	if x != nil {
+		return x.Layer
 	}
 	return ""
 }
@@ -1205,7 +1214,7 @@ const file_orlop_image_v1_source_proto_rawDesc = "" +
 	"in_cluster\x18\x02 \x01(\tR\tinCluster\"q\n" +
 	"\vImageTarget\x12!\n" +
 	"\fregistry_url\x18\x01 \x01(\tR\vregistryURL\x12?\n" +
-	"\x1cpersistent_volume_claim_name\x18\x02 \x01(\tR\x19persistentVolumeClaimName\"\xcb\x01\n" +
+	"\x1cpersistent_volume_claim_name\x18\x02 \x01(\tR\x19persistentVolumeClaimName\"\xe1\x01\n" +
 	"\x04Blob\x12!\n" +
 	"\fregistry_url\x18\x01 \x01(\tR\vregistryUrl\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
@@ -1213,7 +1222,8 @@ const file_orlop_image_v1_source_proto_rawDesc = "" +
 	"\fstored_bytes\x18\x04 \x01(\x03R\vstoredBytes\x12#\n" +
 	"\rvirtual_bytes\x18\x05 \x01(\x03R\fvirtualBytes\x12\x14\n" +
 	"\x05cdrom\x18\x06 \x01(\bR\x05cdrom\x12\x12\n" +
-	"\x04path\x18\a \x01(\tR\x04pathB&Z$orlop.dev/gen/orlop/image/v1;imagev1b\x06proto3"
+	"\x04path\x18\a \x01(\tR\x04path\x12\x14\n" +
+	"\x05layer\x18\b \x01(\tR\x05layerB&Z$orlop.dev/gen/orlop/image/v1;imagev1b\x06proto3"
 
 var (
 	file_orlop_image_v1_source_proto_rawDescOnce sync.Once

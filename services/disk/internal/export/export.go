@@ -169,13 +169,30 @@ func (s *Service) DigestDiskExport(ctx context.Context, r *diskv1.DescribeDiskEx
 
 // ReadDiskExport implements diskv1.DiskExportServiceServer.
 func (s *Service) ReadDiskExport(r *diskv1.ReadDiskExportRequest, stream grpc.ServerStreamingServer[diskv1.ReadDiskExportResponse]) error {
-	key := keyOf(r)
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	f, err := s.open(ctx, key, r.GetFormat())
+	f, err := s.open(ctx, keyOf(r), r.GetFormat())
 	if err != nil {
 		return err
 	}
+	return s.serve(ctx, f, r, stream)
+}
+
+// ReadContent streams what never changes, as a qcow2: it needs no hold.
+func (s *Service) ReadContent(content layer.Content, r *diskv1.ReadDiskExportRequest, stream grpc.ServerStreamingServer[diskv1.ReadDiskExportResponse]) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	f, err := newFile(ctx, content, formatQCOW2)
+	if err != nil {
+		return failure(err, keyOf(r))
+	}
+	return s.serve(ctx, &opened{file: f, close: func() {}, told: &diskv1.DiskExport{
+		Format: formatQCOW2, SizeBytes: f.bytes(), VirtualBytes: content.VirtualBytes, Etag: f.etag(formatQCOW2),
+	}}, r, stream)
+}
+
+// serve sends what is asked for of an open file, and closes it.
+func (s *Service) serve(ctx context.Context, f *opened, r *diskv1.ReadDiskExportRequest, stream grpc.ServerStreamingServer[diskv1.ReadDiskExportResponse]) error {
 	if err := refuse(f, r); err != nil {
 		f.close()
 		return err
@@ -190,13 +207,14 @@ func (s *Service) ReadDiskExport(r *diskv1.ReadDiskExportRequest, stream grpc.Se
 		f.close()
 		sent <- err
 	}()
+	var err error
 	select {
 	case err = <-sent:
 	case <-watched.stalled.C:
 		err = fault.New(fault.Transient, ReasonStalled, "nothing was taken for %v", s.patience)
 	}
 	if err != nil {
-		return failure(err, key)
+		return failure(err, keyOf(r))
 	}
 	return nil
 }

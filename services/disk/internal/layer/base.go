@@ -90,7 +90,7 @@ func (s *Store) letGo(r record) error {
 
 // recover makes the folders whole after a process was killed.
 func (s *Store) recover() error {
-	for _, folder := range []string{s.volumes(), s.layers(), s.bases()} {
+	for _, folder := range s.folders() {
 		if err := removeFiles(folder, isPartial); err != nil {
 			return err
 		}

@@ -33,6 +33,8 @@ func crashSteps(base Base) map[string]func(context.Context, *Store) error {
 			return err
 		},
 		"grow":   func(ctx context.Context, s *Store) error { return s.Grow(ctx, "a", 32*mib) },
+		"hold":   func(ctx context.Context, s *Store) error { return s.Hold(ctx, "held", base) },
+		"unhold": func(ctx context.Context, s *Store) error { return s.Unhold(ctx, "image") },
 		"remove": func(ctx context.Context, s *Store) error { return s.Remove(ctx, "a") },
 		"drop":   func(ctx context.Context, s *Store) error { return s.Drop(ctx, "kept") },
 	}
@@ -96,6 +98,7 @@ func crashTemplate(t *testing.T) string {
 	poke(t, s, "a", "write -P 2 512K 1M")
 	must(t, s.Copy(t.Context(), "b", "a", 16*mib))
 	poke(t, s, "a", "write -P 3 9M 1M")
+	must(t, s.Hold(t.Context(), "image", Base{Layer: "kept"}))
 	return dir
 }
 
@@ -121,7 +124,7 @@ func killAt(t *testing.T, dir, step string, event int) bool {
 	must(t, err)
 	events := os.NewFile(uintptr(watch), "inotify")
 	defer events.Close()
-	for _, folder := range []string{"volumes", "layers", "bases"} {
+	for _, folder := range []string{"volumes", "layers", "holds", "bases"} {
 		must(t, os.MkdirAll(filepath.Join(dir, "store", folder), 0o700))
 		_, err := unix.InotifyAddWatch(watch, filepath.Join(dir, "store", folder),
 			unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_CLOSE_WRITE|unix.IN_MODIFY)
@@ -193,6 +196,9 @@ func (c crashed) check() {
 	}
 	for _, id := range []string{"new", "kept"} {
 		must(c.t, s.Drop(ctx, id))
+	}
+	for _, name := range []string{"held", "image"} {
+		must(c.t, s.Unhold(ctx, name))
 	}
 	wantNothing(c.t, filepath.Join(c.dir, "store"))
 }

@@ -121,7 +121,7 @@ func (s *Store) merge(r record, depth int) (*merging, error) {
 // users counts the records that stand directly on a layer.
 func (g graph) users(layer string) int {
 	count := 0
-	for _, records := range []map[string]record{g.volumes, g.layers} {
+	for _, records := range []map[string]record{g.volumes, g.layers, g.holds} {
 		for _, r := range records {
 			if r.Layer == layer {
 				count++

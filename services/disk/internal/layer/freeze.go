@@ -135,17 +135,22 @@ func (s *Store) Copy(ctx context.Context, id, from string, virtualBytes int64) e
 	if _, made, err := s.Lookup(ctx, id); err != nil || made {
 		return err
 	}
-	layer, found, err := s.below(ctx, from)
+	layer, err := s.LayerOf(ctx, from, "copy-"+id)
 	if err != nil {
 		return err
 	}
-	if !found {
-		layer = "copy-" + id
-		if err := s.Freeze(ctx, Freezing{Volume: from, Layer: layer}); err != nil {
-			return err
-		}
-	}
 	return s.Clone(ctx, id, layer, virtualBytes)
+}
+
+// LayerOf returns the layer that shows all of a volume that nobody has open: the
+// one that it stands on, or a new one of that name where it was written to since.
+// Nothing keeps the layer but the volume.
+func (s *Store) LayerOf(ctx context.Context, volume, name string) (layer string, err error) {
+	layer, found, err := s.below(ctx, volume)
+	if err != nil || found {
+		return layer, err
+	}
+	return name, s.Freeze(ctx, Freezing{Volume: volume, Layer: name})
 }
 
 // below is the layer that shows all of a volume that nobody has open: many
@@ -161,6 +166,9 @@ func (s *Store) below(ctx context.Context, id string) (layer string, found bool,
 		return "", false, err
 	}
 	if err := s.free(r); err != nil {
+		return "", false, err
+	}
+	if frozen, _, err := s.layer(r.Layer); err != nil || frozen.VirtualBytes != r.VirtualBytes {
 		return "", false, err
 	}
 	empty, err := s.plan(r, nil)

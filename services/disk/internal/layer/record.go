@@ -86,7 +86,7 @@ func (s *Store) erase(folder, id string) error {
 
 // graph is all records at one moment.
 type graph struct {
-	volumes, layers map[string]record
+	volumes, layers, holds map[string]record
 }
 
 // load reads all records. The caller holds mu.
@@ -96,7 +96,11 @@ func (s *Store) load() (graph, error) {
 		return graph{}, err
 	}
 	layers, err := s.all(s.layers())
-	return graph{volumes: volumes, layers: layers}, err
+	if err != nil {
+		return graph{}, err
+	}
+	holds, err := s.all(s.holds())
+	return graph{volumes: volumes, layers: layers, holds: holds}, err
 }
 
 func (s *Store) all(folder string) (map[string]record, error) {
@@ -123,7 +127,7 @@ func (s *Store) all(folder string) (map[string]record, error) {
 
 // needs reports whether any record stands on what r stands on directly.
 func (g graph) needs(r record) bool {
-	for _, records := range []map[string]record{g.volumes, g.layers} {
+	for _, records := range []map[string]record{g.volumes, g.layers, g.holds} {
 		for _, other := range records {
 			if r.Layer != "" && other.Layer == r.Layer || r.Base != "" && other.Base == r.Base {
 				return true

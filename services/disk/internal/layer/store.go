@@ -7,6 +7,7 @@
 //
 //	volumes/ID.json    what a volume is made of, written before it is made
 //	layers/ID.json     what a frozen layer is made of
+//	holds/NAME.json    what is kept though no volume may stand on it
 //	volumes/*.qcow2    the files of both: one that is frozen stays where it is
 //	bases/...          blobs that they stand on, as hard links where possible
 //
@@ -32,14 +33,17 @@ import (
 // Format of every volume's top layer.
 const Format = "qcow2"
 
-// Base is a disk file that volumes can stand on. It never changes.
+// Base is what volumes can stand on: a disk file, or a frozen layer. It never
+// changes.
 type Base struct {
-	// Digest identifies the content: sha256:HEX.
+	// Digest identifies the content: sha256:HEX. Empty for a layer.
 	Digest string
 	// Path of the file, on this machine.
 	Path string
 	// Format is what the file is known to be: qcow2, vmdk, vdi or raw.
 	Format string
+	// Layer is a frozen layer's name: all else follows from it.
+	Layer string
 }
 
 // Volume is a disk's data.
@@ -77,7 +81,7 @@ type Store struct {
 // Open prepares a folder, and removes what a killed process left half-made.
 func Open(dir string, logger *slog.Logger) (*Store, error) {
 	s := &Store{dir: dir, logger: logger}
-	for _, folder := range []string{s.volumes(), s.layers(), s.bases()} {
+	for _, folder := range s.folders() {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return nil, err
 		}
@@ -87,7 +91,10 @@ func Open(dir string, logger *slog.Logger) (*Store, error) {
 
 func (s *Store) volumes() string { return filepath.Join(s.dir, "volumes") }
 func (s *Store) layers() string  { return filepath.Join(s.dir, "layers") }
+func (s *Store) holds() string   { return filepath.Join(s.dir, "holds") }
 func (s *Store) bases() string   { return filepath.Join(s.dir, "bases") }
+
+func (s *Store) folders() []string { return []string{s.volumes(), s.layers(), s.holds(), s.bases()} }
 
 func (s *Store) filePath(r record) string { return filepath.Join(s.volumes(), r.File) }
 
@@ -147,6 +154,9 @@ func (s *Store) files(r record) (chain.Chain, error) {
 // the same short time whatever the size. Idempotent; a volume that is there is
 // left as it is.
 func (s *Store) Make(ctx context.Context, id string, base *Base, virtualBytes int64) error {
+	if base != nil && base.Layer != "" {
+		return s.Clone(ctx, id, base.Layer, virtualBytes)
+	}
 	r := record{VirtualBytes: virtualBytes}
 	if base != nil {
 		r.Base, r.BaseFormat = baseName(*base), base.Format

@@ -47,9 +47,9 @@ func all() []*diskv1.StorageClass {
 type Classes struct {
 	diskv1.UnimplementedStorageClassServiceServer
 
-	choices    *record.Store[choice, *choice]
-	configured string
-	changed    func()
+	choices             *record.Store[choice, *choice]
+	configured, ofImage string
+	changed             func()
 }
 
 // Options say what goes beside the classes.
@@ -58,6 +58,8 @@ type Options struct {
 	Prefix string
 	// Default is the configuration's, and goes before the cluster's. May be empty.
 	Default string
+	// DefaultForImages is the same for images.
+	DefaultForImages string
 	// Changed is told that the cluster has another default. It must not block.
 	Changed func()
 }
@@ -66,16 +68,25 @@ type Options struct {
 func New(opts Options) *Classes {
 	return &Classes{
 		choices:    record.New[choice](opts.Etcd, opts.Prefix+"/storageclass/"),
-		configured: opts.Default, changed: opts.Changed,
+		configured: opts.Default, ofImage: opts.DefaultForImages, changed: opts.Changed,
 	}
 }
 
 // Choose returns the class of that name, or the default one where it is empty.
 // Class NotReady, ReasonNotReady where there is none.
 func (c *Classes) Choose(ctx context.Context, name string) (*diskv1.StorageClass, error) {
+	return c.choose(ctx, name, c.configured)
+}
+
+// ChooseForImage is Choose for an image, which has a default of its own.
+func (c *Classes) ChooseForImage(ctx context.Context, name string) (*diskv1.StorageClass, error) {
+	return c.choose(ctx, name, c.ofImage)
+}
+
+func (c *Classes) choose(ctx context.Context, name, configured string) (*diskv1.StorageClass, error) {
 	which := "there is no storage class"
-	if name == "" && c.configured != "" {
-		name, which = c.configured, "the configuration's default storage class does not exist:"
+	if name == "" && configured != "" {
+		name, which = configured, "the configuration's default storage class does not exist:"
 	}
 	if name == "" {
 		marked, err := c.marked(ctx)

@@ -40,15 +40,22 @@ func (r *Reconciler) conditions(disk *diskv1.VirtualDisk, o *observation) []*met
 	return list.Conditions()
 }
 
+// Reasons of InUse.
+const (
+	reasonAttached  = "AttachedToVirtualMachine"
+	reasonForImage  = "UsedForImageCreation"
+	reasonForExport = "UsedForDataExport"
+)
+
 // useOf is the reason of InUse by the kind of the holder.
 func useOf(kind string) string {
 	switch kind {
 	case "VirtualImage", "ClusterVirtualImage":
-		return "UsedForImageCreation"
+		return reasonForImage
 	case kindMachine:
-		return "AttachedToVirtualMachine"
+		return reasonAttached
 	}
-	return "UsedForDataExport"
+	return reasonForExport
 }
 
 func inUse(list *condition.List, disk *diskv1.VirtualDisk) {

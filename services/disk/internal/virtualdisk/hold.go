@@ -16,13 +16,14 @@ import (
 const kindMachine = "VirtualMachine"
 
 // AdmitHolder refuses a second one that wants to use the disk: two VMs would
-// destroy its content. VMs that only refer to it may be many. A VM that wants to
-// run with a disk that waits for its first consumer is let in, and is that one.
+// destroy its content. Those that only read it may be many, and so may VMs that
+// only refer to it. A VM that wants to run with a disk that waits for its first
+// consumer is let in, and is that one.
 func (r *Reconciler) AdmitHolder(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder) error {
 	if !holder.GetActive() {
 		return nil
 	}
-	if other := activeHolder(disk); other != nil && other.GetUid() != holder.GetUid() {
+	if other := rival(disk, holder); other != nil {
 		return fault.New(fault.NotReady, "VirtualDiskAlreadyInUse", "disk %s is in use by %s %s",
 			disk.GetMetadata().GetName(), other.GetKind(), other.GetName())
 	}
@@ -76,14 +77,39 @@ func (r *Reconciler) reach(ctx context.Context, disk *diskv1.VirtualDisk, holder
 	return nil, fault.New(fault.NotReady, "VirtualDiskNotReady", "disk %s is not Ready: %s", name, disk.GetStatus().GetPhase())
 }
 
-// activeHolder is the one that uses the disk, nil where nobody does.
+// rival is who uses the disk so that holder can't, nil where nobody does.
+func rival(disk *diskv1.VirtualDisk, holder *metav1.Holder) *metav1.Holder {
+	other := activeHolder(disk)
+	if other == nil || other.GetUid() == holder.GetUid() {
+		return nil
+	}
+	if other.GetKind() != kindMachine && holder.GetKind() != kindMachine {
+		return nil // both only read
+	}
+	return other
+}
+
+// activeHolder is the one that uses the disk, nil where nobody does: the VM if
+// there is one, then who makes an image of it, then any.
 func activeHolder(disk *diskv1.VirtualDisk) *metav1.Holder {
+	var found *metav1.Holder
 	for _, holder := range disk.GetMetadata().GetHolders() {
-		if holder.GetActive() {
-			return holder
+		if holder.GetActive() && (found == nil || weight(holder) > weight(found)) {
+			found = holder
 		}
 	}
-	return nil
+	return found
+}
+
+// weight orders holders as the condition InUse tells of them.
+func weight(holder *metav1.Holder) int {
+	switch useOf(holder.GetKind()) {
+	case reasonAttached:
+		return 2
+	case reasonForImage:
+		return 1
+	}
+	return 0
 }
 
 func waitsForConsumer(class *diskv1.StorageClass) bool {

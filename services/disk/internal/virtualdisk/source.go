@@ -74,7 +74,7 @@ func (r *Reconciler) base(ctx context.Context, disk *diskv1.VirtualDisk, o *obse
 		return nil, fault.New(fault.NotReady, reasonProvisioningFailed,
 			"the storage of DVCR is not on this machine: configure its folder for the image service")
 	}
-	return &layer.Base{Digest: blob.GetDigest(), Path: blob.GetPath(), Format: blob.GetFormat()}, nil
+	return &layer.Base{Digest: blob.GetDigest(), Path: blob.GetPath(), Format: blob.GetFormat(), Layer: blob.GetLayer()}, nil
 }
 
 // content is what a disk is to be made from.
