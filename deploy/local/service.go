@@ -139,7 +139,7 @@ func (d *daemon) newImage(_ context.Context, conn *grpc.ClientConn) (serve.Part,
 			Username: credential.Username, Password: credential.Password,
 		},
 		BlobPath: image.BlobsIn(d.images.Dir()), UploadDir: image.UploadsIn(d.images.Dir()),
-		StagingDir: d.home.Images(), AllowSources: sources,
+		StagingDir: d.home.Images(), AllowSources: sources, Disks: conn,
 		Uploads: image.Uploads{URL: "https://" + d.doors.endpoints[home.REST], CAFile: d.home.CACertificate()},
 		Logger:  d.logger.With("service", "image"),
 	}
@@ -156,8 +156,9 @@ func (d *daemon) newImage(_ context.Context, conn *grpc.ClientConn) (serve.Part,
 func (d *daemon) newDisk(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
 	service, err := disk.New(disk.Options{
 		Etcd: d.store.Client(), Prefix: disk.DefaultPrefix, Images: conn, Dir: d.home.Disks(),
-		DefaultStorageClass: d.settings.DefaultStorageClass, Overcommit: d.settings.DiskOvercommit,
-		Logger: d.logger.With("service", "disk"),
+		DefaultStorageClass: d.settings.DefaultStorageClass, DefaultImageStorageClass: d.settings.DefaultImageStorageClass,
+		Overcommit: d.settings.DiskOvercommit,
+		Logger:     d.logger.With("service", "disk"),
 	})
 	if err != nil {
 		return serve.Part{}, err

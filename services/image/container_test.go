@@ -66,7 +66,7 @@ func TestRegistryImageWaitsForItsPullSecret(t *testing.T) {
 	}
 	w.secrets.put("elsewhere/pull", users.Options.Endpoint, dvcrtest.Username, dvcrtest.Password)
 	w.secrets.put("default/pull", users.Options.Endpoint, dvcrtest.Username, "a wrong word")
-	touch(t, s, "ubuntu")
+	touch(t, s, "ubuntu", "yes")
 	refused, seen := awaitPhase(t, s, "ubuntu", imagev1.ImagePhase_Failed)
 	if readyOf(refused).GetReason() != "ImagePullFailed" || !strings.Contains(readyOf(refused).GetMessage(), "SourceAccessDenied") {
 		t.Errorf("Ready: %v", readyOf(refused))
@@ -97,14 +97,14 @@ func TestRegistryImageWaitsForItsPullSecret(t *testing.T) {
 }
 
 // touch changes something of an image that its import doesn't look at, so that the
-// image is looked at.
-func touch(t *testing.T, s *service, name string) {
+// image is looked at: each time another word.
+func touch(t *testing.T, s *service, name, word string) {
 	t.Helper()
 	i, err := s.images.Get(t.Context(), key(name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.Metadata.Labels = map[string]string{"touched": "yes"}
+	i.Metadata.Labels = map[string]string{"touched": word}
 	i.Metadata.ResourceVersion = ""
 	if _, err := s.images.Update(t.Context(), i, resource.UpdateOptions{Mask: []string{"metadata.labels"}}); err != nil {
 		t.Fatal(err)

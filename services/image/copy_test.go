@@ -5,6 +5,7 @@ import (
 
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
+	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile/condition"
 	"orlop.dev/kit/resource"
 )
@@ -109,4 +110,37 @@ func TestCopyIsMadeAnewForAnotherSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitPhase(t, s, "copy", imagev1.ImagePhase_Ready)
+}
+
+func TestImageThatIsGoneFromDVCRIsLostUntilItComesBack(t *testing.T) {
+	w := newWorld(t, false)
+	_, w.files.files["/disk.qcow2"] = qcow2(t)
+	s := w.start(t)
+	image := create(t, s, newImage("ubuntu", w.url+"/disk.qcow2"))
+	awaitPhase(t, s, "ubuntu", imagev1.ImagePhase_Ready)
+	repository, tag := w.registry.Repository(t, "vi/default/ubuntu"), image.GetMetadata().GetUid()
+	artifact, _, err := repository.Get(t.Context(), tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := repository.Delete(t.Context(), tag); err != nil {
+		t.Fatal(err)
+	}
+	touch(t, s, "ubuntu", "gone")
+	lost, _ := awaitPhase(t, s, "ubuntu", imagev1.ImagePhase_ImageLost)
+	if reason := readyOf(lost).GetReason(); reason != "ImageLost" {
+		t.Errorf("Ready's reason is %s", reason)
+	}
+	err = s.images.Claim(t.Context(), key("ubuntu"), &metav1.Holder{Kind: "VirtualDisk", Uid: "u"}, new(imagev1.Blob))
+	wantFault(t, err, fault.NotReady, "ImageNotReady")
+	lost.Metadata.ResourceVersion = ""
+	lost.Spec.DataSource.Http.Url = w.url + "/other"
+	if _, err := s.images.Update(t.Context(), lost, resource.UpdateOptions{Mask: []string{"spec"}}); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a lost image is made another one: %v", err)
+	}
+	if _, err := repository.Push(t.Context(), tag, artifact); err != nil {
+		t.Fatal(err)
+	}
+	touch(t, s, "ubuntu", "back")
+	awaitPhase(t, s, "ubuntu", imagev1.ImagePhase_Ready)
 }

@@ -2,7 +2,7 @@
 //
 // It wires the rules (internal/virtualimage) to the imports (internal/job), the
 // registry of disk images, DVCR, (internal/dvcr) and the store. It must not know
-// disks or VMs: who uses an image says so by a claim.
+// VMs: who uses an image says so by a claim.
 package image
 
 import (
@@ -16,13 +16,17 @@ import (
 	"google.golang.org/grpc"
 
 	"orlop.dev/gen/crd"
+	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/kit/resource/schema"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/image/internal/diskimage"
+	"orlop.dev/services/image/internal/diskservice"
 	"orlop.dev/services/image/internal/importserver"
 	"orlop.dev/services/image/internal/intake"
 	"orlop.dev/services/image/internal/job"
@@ -43,6 +47,7 @@ type Service struct {
 	jobs          *job.Pool
 	uploads       *upload.Store
 	imports       *importserver.Server
+	disks         *diskservice.Client // nil where there is none
 	leader        *reconcile.Election
 }
 
@@ -93,9 +98,49 @@ func New(opts Options) (*Service, error) {
 	if s.clusterImages, err = newKept(opts, virtualimage.Cluster(), way, clusterImageFinalizer); err != nil {
 		return nil, err
 	}
-	origins.Images, origins.ClusterImages = s.images.rules.Copy, s.clusterImages.rules.Copy
+	origins.Images, origins.ClusterImages = s.images.rules.Origin, s.clusterImages.rules.Origin
+	if err := s.connect(opts.Disks, origins); err != nil {
+		return nil, err
+	}
 	s.imports = importserver.New(way, opts.Logger)
 	return s, nil
+}
+
+// connect has images made from disks, and kept by the disk service, where there is
+// one.
+func (s *Service) connect(conn grpc.ClientConnInterface, origins *virtualimage.Origins) (err error) {
+	if conn == nil {
+		return nil
+	}
+	if s.disks, err = diskservice.New(conn, s.diskChanged); err != nil {
+		return err
+	}
+	origins.Disks, s.images.rules.Disks, s.clusterImages.rules.Disks = s.disks, s.disks, s.disks
+	return nil
+}
+
+// diskChanged wakes the images that wait for a disk or hold it.
+func (s *Service) diskChanged(disk *diskv1.VirtualDisk) {
+	for _, holder := range diskservice.Holders(disk) {
+		key := resource.Key{Namespace: holder.GetNamespace(), Name: holder.GetName()}
+		if key.Namespace == "" {
+			s.clusterImages.loop.Trigger(key)
+		} else {
+			s.images.loop.Trigger(key)
+		}
+	}
+	s.wake(imagev1.ObjectRefKind_VirtualDisk, resource.KeyOf(disk))
+}
+
+// exists reports whether a holder of a disk is an image that there is, or may be.
+func (s *Service) exists(holder *metav1.Holder) bool {
+	key := resource.Key{Namespace: holder.GetNamespace(), Name: holder.GetName()}
+	if key.Namespace == "" {
+		image, err := s.clusterImages.Get(key)
+		return err == nil && image.GetMetadata().GetUid() == holder.GetUid() || err != nil && !fault.Is(err, fault.NotFound)
+	}
+	image, err := s.images.Get(key)
+	return err == nil && image.GetMetadata().GetUid() == holder.GetUid() || err != nil && !fault.Is(err, fault.NotFound)
 }
 
 // kept is one kind that the service keeps: its objects, methods and loop.
@@ -184,6 +229,9 @@ func (s *Service) lead(ctx context.Context) error {
 	group.Go(func() error { return s.jobs.Run(ctx) })
 	group.Go(func() error { return s.uploads.Run(ctx) })
 	group.Go(func() error { return s.imports.Run(ctx) })
+	if s.disks != nil {
+		group.Go(func() error { return s.disks.Run(ctx, s.exists) })
+	}
 	group.Go(func() error { return s.images.loop.Run(ctx) })
 	group.Go(func() error { return s.clusterImages.loop.Run(ctx) })
 	group.Go(func() error { return s.images.rules.Follow(ctx, s.wake) })

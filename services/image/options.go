@@ -52,6 +52,10 @@ type Options struct {
 	// Secrets reaches the SecretService, which has the pull secrets of registries.
 	// Nil: there is none, and images that name one say so.
 	Secrets grpc.ClientConnInterface
+	// Disks reaches the disk service, which has the disks that images are made from
+	// and keeps images on storage classes. Nil: there is none, and images that need
+	// it say so.
+	Disks grpc.ClientConnInterface
 	// Imports is how many run at once; DefaultImports where it is 0.
 	Imports int
 	// Logger is slog.Default() where it is nil.

@@ -13,14 +13,14 @@ func main() {
 	var s settings
 	standalone.Main(standalone.Command{
 		Name: "image-service", Prefix: image.DefaultPrefix, Flags: s.bind,
-		Peers: []standalone.Peer{{Name: "secret", Optional: true}},
+		Peers: []standalone.Peer{{Name: "secret", Optional: true}, {Name: "disk", Optional: true}},
 		New: func(_ context.Context, h standalone.Host) (serve.Part, error) {
 			options, err := s.image()
 			if err != nil {
 				return serve.Part{}, err
 			}
 			options.Etcd, options.Prefix, options.Logger = h.Etcd, h.Prefix, h.Logger
-			options.Secrets = h.Peer("secret")
+			options.Secrets, options.Disks = h.Peer("secret"), h.Peer("disk")
 			service, err := image.New(options)
 			if err != nil {
 				return serve.Part{}, err

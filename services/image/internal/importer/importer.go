@@ -72,6 +72,8 @@ type Request struct {
 	Source Source
 	// Checksum is of the file as downloaded.
 	Checksum Checksum
+	// SourceUID is published with the image: that of the object that it comes from.
+	SourceUID string
 	// Target and Tag are where the image is published.
 	Target *dvcr.Repository
 	Tag    string

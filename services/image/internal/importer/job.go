@@ -61,7 +61,9 @@ func (j *job) publish(ctx context.Context) (Result, error) {
 	if want := j.stored(); info.Format != want {
 		return Result{}, failure.Terminalf(diskimage.ReasonCorrupt, "the image began as %s, but is stored as %s", want, info.Format)
 	}
-	artifact := dvcr.Artifact{Disk: blob, Format: string(info.Format), VirtualBytes: info.VirtualBytes, CDROM: info.CDROM}
+	artifact := dvcr.Artifact{
+		Disk: blob, Format: string(info.Format), VirtualBytes: info.VirtualBytes, CDROM: info.CDROM, SourceUID: j.SourceUID,
+	}
 	manifest, err := j.Target.Push(ctx, j.Tag, artifact)
 	if err != nil {
 		return Result{}, err

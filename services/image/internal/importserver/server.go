@@ -65,7 +65,7 @@ func wishOf(owner *metav1.Holder) (intake.Wish, error) {
 		return intake.Wish{}, fault.Refuse("owner", "FieldValueRequired", "namespace, name and uid are required")
 	}
 	return intake.Wish{
-		UID: owner.GetUid(), Namespace: owner.GetNamespace(),
+		UID: owner.GetUid(), Namespace: owner.GetNamespace(), Anew: true,
 		Repository: folder + "/" + owner.GetNamespace() + "/" + owner.GetName(),
 	}, nil
 }

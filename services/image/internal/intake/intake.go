@@ -11,6 +11,7 @@ import (
 	"errors"
 
 	imagev1 "orlop.dev/gen/orlop/image/v1"
+	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/services/image/internal/dvcr"
 	"orlop.dev/services/image/internal/importer"
@@ -33,8 +34,10 @@ type Records interface {
 	Mark(ctx context.Context, t job.Task) error
 	// Clean drops what an import that was stopped has left.
 	Clean(ctx context.Context, t job.Task) error
-	// Last tells the version that was last at work.
-	Last(uid string) (int32, bool)
+	// Last tells what was last at work.
+	Last(uid string) (job.Last, bool)
+	// Publish writes down that a copy is published.
+	Publish(t job.Task) error
 }
 
 // Wish is a file that an owner wants in DVCR.
@@ -48,6 +51,11 @@ type Wish struct {
 	// Source is where the file comes from, Namespace where its secrets are.
 	Source    *imagev1.DataSource
 	Namespace string
+	// Owner is who wants it, as a holder of what the file is made from.
+	Owner *metav1.Holder
+	// Anew has a file brought again that was published and is lost. Others stay
+	// lost: what would come might be another content.
+	Anew bool
 	// Changed is called when the next Step would find something else. It must not
 	// block.
 	Changed func()
@@ -63,6 +71,9 @@ type Origin struct {
 type File struct {
 	Source   importer.Source
 	Checksum importer.Checksum
+	// SourceUID is the UID of the object that it comes from; empty for one that is
+	// none.
+	SourceUID string
 }
 
 // Copy is what DVCR has already, in another of its repositories.
@@ -83,6 +94,8 @@ type Origins interface {
 type Observation struct {
 	// Published is the file in the registry, nil where it isn't there.
 	Published *Published
+	// Lost is a file that was in the registry and is not any more.
+	Lost bool
 	// Unseen is why the registry couldn't be looked at.
 	Unseen *fault.Fault
 	// Waits is why the source can't be read yet, or never can.
@@ -151,6 +164,9 @@ func (i *Intake) publish(ctx context.Context, w Wish, o *Observation) error {
 		i.Imports.Stop(w.UID) // done: forget it
 		return i.dropUpload(w)
 	}
+	if o.Lost = i.Lost(w); o.Lost {
+		return nil
+	}
 	if come, err := i.receive(w, o); !come || err != nil {
 		return err
 	}
@@ -163,8 +179,15 @@ func (i *Intake) publish(ctx context.Context, w Wish, o *Observation) error {
 		return i.copy(ctx, w, *origin.Copy, o)
 	}
 	task := i.task(w)
-	task.Source, task.Checksum = origin.File.Source, origin.File.Checksum
+	task.Source, task.Checksum, task.SourceUID = origin.File.Source, origin.File.Checksum, origin.File.SourceUID
 	return o.follow(i.Imports.Start(task))
+}
+
+// Lost reports whether the file of a wish, which is not in the registry, was
+// there.
+func (i *Intake) Lost(w Wish) bool {
+	last, known := i.Imports.Last(w.UID)
+	return known && last.Published && last.Version == w.Version && !w.Anew
 }
 
 func (i *Intake) origin(ctx context.Context, w Wish) (Origin, error) {

@@ -75,9 +75,12 @@ func (i *Intake) Find(ctx context.Context, w Wish) (*Published, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
+	if has, err := repository.HasBlob(ctx, artifact.Disk.Digest); err != nil || !has {
+		return nil, classify(err)
+	}
 	// The first version can't have a predecessor.
 	last, known := i.Imports.Last(w.UID)
-	stale := w.Version > 1 && known && last != w.Version
+	stale := w.Version > 1 && known && last.Version != w.Version
 	return &Published{Artifact: artifact, Manifest: manifest.String(), Stale: stale}, nil
 }
 
@@ -125,8 +128,10 @@ func (i *Intake) mount(ctx context.Context, w Wish, from Copy) error {
 	if err := target.Mount(ctx, source, from.Artifact.Disk.Digest); err != nil {
 		return err
 	}
-	_, err = target.Push(ctx, w.UID, from.Artifact)
-	return err
+	if _, err = target.Push(ctx, w.UID, from.Artifact); err != nil {
+		return err
+	}
+	return i.Imports.Publish(i.task(w))
 }
 
 // unpublish takes the manifest away, if there is one. The registry frees its

@@ -20,7 +20,10 @@ type checkpointFile struct {
 
 // record is what the file holds. The checkpoint has a secret in it.
 type record struct {
-	Version    int32               `json:"version"`
+	Version int32 `json:"version"`
+	// Published is set once the image was in the registry: if it isn't there, it is
+	// lost.
+	Published  bool                `json:"published,omitempty"`
 	Checkpoint importer.Checkpoint `json:"checkpoint"`
 }
 
@@ -41,6 +44,11 @@ func (f checkpointFile) Save(_ context.Context, c importer.Checkpoint) error {
 // Clear implements importer.Checkpoints.
 func (f checkpointFile) Clear(context.Context) error {
 	return f.write(record{Version: f.version})
+}
+
+// publish writes down that the image is in the registry.
+func (f checkpointFile) publish() error {
+	return f.write(record{Version: f.version, Published: true})
 }
 
 // read returns false if there is no file, or none that can be understood: the

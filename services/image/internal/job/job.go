@@ -49,6 +49,8 @@ type Task struct {
 	// Source is the file. It must be there: what waits for its file is no task yet.
 	Source   importer.Source
 	Checksum importer.Checksum
+	// SourceUID is published with the image.
+	SourceUID string
 	// Repository and Tag are where the image is published.
 	Repository, Tag string
 	// Changed is called when State is another one: at most once a second for
@@ -161,8 +163,10 @@ func (j *job) attempt(ctx context.Context) error {
 		return err
 	}
 	request.Progress = func(p importer.Progress) { j.set(func(s *State) { s.Progress = p }) }
-	_, err = j.pool.importer.Import(ctx, request)
-	return err
+	if _, err = j.pool.importer.Import(ctx, request); err != nil {
+		return err
+	}
+	return file.publish()
 }
 
 // turn waits for one of the places of imports that run.

@@ -214,12 +214,21 @@ func (p *Pool) Mark(ctx context.Context, t Task) error {
 	return p.forgetOther(ctx, request, file)
 }
 
-// Last returns the version of the import that was last at work on an image, in
-// this process or one before; false if that isn't known here.
-func (p *Pool) Last(uid string) (int32, bool) {
-	stored, found, err := p.file(Task{UID: uid}).read()
-	return stored.Version, found && err == nil
+// Last is what was last at work on an image, in this process or one before.
+type Last struct {
+	Version int32
+	// Published says that it came to its end: the image was in the registry.
+	Published bool
 }
+
+// Last returns what was last at work on an image; false if that isn't known here.
+func (p *Pool) Last(uid string) (Last, bool) {
+	stored, found, err := p.file(Task{UID: uid}).read()
+	return Last{Version: stored.Version, Published: stored.Published}, found && err == nil
+}
+
+// Publish writes down that an image is in the registry for which no import ran.
+func (p *Pool) Publish(t Task) error { return p.file(t).publish() }
 
 func (p *Pool) file(t Task) checkpointFile {
 	return checkpointFile{path: filepath.Join(p.options.StagingDir, t.UID+".json"), version: t.Version}
@@ -234,7 +243,7 @@ func (p *Pool) request(t Task) (importer.Request, checkpointFile, error) {
 	file := p.file(t)
 	return importer.Request{
 		ID: t.UID, Source: t.Source,
-		Checksum: t.Checksum, Target: target, Tag: t.Tag, Limits: p.options.Limits, Checkpoints: file,
+		Checksum: t.Checksum, SourceUID: t.SourceUID, Target: target, Tag: t.Tag, Limits: p.options.Limits, Checkpoints: file,
 	}, file, nil
 }
 

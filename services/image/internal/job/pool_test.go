@@ -302,8 +302,8 @@ func TestOtherVersionReplacesAnImport(t *testing.T) {
 	await(t, pool, "a", oldChanged, gone)
 	pool.Start(task)
 	await(t, pool, "a", changed, in(job.Done))
-	if last, known := pool.Last("a"); !known || last != 2 {
-		t.Errorf("last imported was version %d, %v", last, known)
+	if last, known := pool.Last("a"); !known || last.Version != 2 || !last.Published {
+		t.Errorf("last imported was %+v, %v", last, known)
 	}
 }
 

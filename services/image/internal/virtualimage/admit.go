@@ -13,7 +13,11 @@ import (
 	"orlop.dev/services/image/internal/intake"
 )
 
-const resourceGroup = "virtualization.deckhouse.io"
+// API groups of rights.
+const (
+	resourceGroup    = "virtualization.deckhouse.io"
+	subresourceGroup = "subresources.virtualization.deckhouse.io"
+)
 
 // Admit refuses what the schema can't know to be wrong. Whether an image is Ready
 // is asked of the registry: its spec can't be changed while that is away.
@@ -35,11 +39,11 @@ func (r *Reconciler[T]) Admit(ctx context.Context, old, image T) error {
 	if resource.Terminating(old) {
 		return fault.Refuse("spec", "FieldValueForbidden", "the image is being deleted and can't be changed")
 	}
-	found, err := r.Intake.Current(ctx, r.wish(old))
+	made, err := r.made(ctx, old)
 	if err != nil {
 		return err
 	}
-	if found == nil {
+	if !made {
 		return r.mayName(ctx, image)
 	}
 	path := "spec.dataSource"
@@ -54,45 +58,67 @@ func (r *Reconciler[T]) Admit(ctx context.Context, old, image T) error {
 func isNil(image resource.Object) bool { return image == nil || !image.ProtoReflect().IsValid() }
 
 // supported refuses what the schema allows and this service doesn't do yet.
-func supported(spec *imagev1.VirtualImageSpec) *fault.Fault {
-	if storage := spec.GetStorage(); storage != imagev1.ImageStorage_ContainerRegistry {
+func (r *Reconciler[T]) supported(spec *imagev1.VirtualImageSpec) *fault.Fault {
+	if storage := spec.GetStorage(); onVolume(spec) && r.Disks == nil {
 		return fault.New(fault.Invalid, intake.ReasonNotSupported,
-			"spec.storage %s is not supported yet: use ContainerRegistry", storage).
-			WithField(pathStorage, intake.ReasonNotSupported, storage.String()+" is not supported yet")
+			"spec.storage %s needs a disk service, and there is none here: use ContainerRegistry", storage).
+			WithField(pathStorage, intake.ReasonNotSupported, storage.String()+" needs a disk service")
 	}
-	if ref := spec.GetDataSource().GetObjectRef(); ref != nil && plurals[ref.GetKind()] == "" {
+	ref := spec.GetDataSource().GetObjectRef()
+	if ref == nil {
+		return nil
+	}
+	if _, known := rights[ref.GetKind()]; !known || ref.GetKind() == imagev1.ObjectRefKind_VirtualDisk && r.Disks == nil {
 		return fault.New(fault.Invalid, intake.ReasonNotSupported,
-			"spec.dataSource.objectRef.kind %s is not supported yet: use VirtualImage or ClusterVirtualImage", ref.GetKind()).
-			WithField(pathSource, intake.ReasonNotSupported, ref.GetKind().String()+" is not supported yet")
+			"spec.dataSource.objectRef.kind %s is not supported here: use VirtualImage or ClusterVirtualImage", ref.GetKind()).
+			WithField(pathSource, intake.ReasonNotSupported, ref.GetKind().String()+" is not supported here")
 	}
 	return nil
 }
 
-// plurals are the kinds that images are made from, as rights name them.
-var plurals = map[imagev1.ObjectRefKind_Value]string{
-	imagev1.ObjectRefKind_VirtualImage:        "virtualimages",
-	imagev1.ObjectRefKind_ClusterVirtualImage: "clustervirtualimages",
+// rights are what is needed to name an object of a kind that images are made from:
+// to make one from a disk is to read the disk.
+var rights = map[imagev1.ObjectRefKind_Value]auth.Attributes{
+	imagev1.ObjectRefKind_VirtualImage:        {Group: resourceGroup, Resource: "virtualimages"},
+	imagev1.ObjectRefKind_ClusterVirtualImage: {Group: resourceGroup, Resource: "clustervirtualimages"},
+	imagev1.ObjectRefKind_VirtualDisk:         {Group: subresourceGroup, Resource: "virtualdisks", Subresource: "export"},
+}
+
+// made reports whether the image is there, or was: its spec can't be changed any
+// more.
+func (r *Reconciler[T]) made(ctx context.Context, image T) (bool, error) {
+	if r.Disks == nil || !onVolume(r.Kind.spec(image)) {
+		found, err := r.Intake.Current(ctx, r.wish(image))
+		return found != nil || err == nil && r.Intake.Lost(r.wish(image)), err
+	}
+	var o observation
+	err := r.look(ctx, image, &o)
+	if o.classFault != nil || o.Waits != nil {
+		return false, nil
+	}
+	return o.volume.GetMade(), err
 }
 
 // mayName refuses an image that names what its author may not read: a Secret, or
 // an object of a namespace that the image itself isn't in.
 func (r *Reconciler[T]) mayName(ctx context.Context, image T) error {
 	source, namespace := r.Kind.spec(image).GetDataSource(), r.Kind.namespace(image)
-	right := auth.Attributes{Verb: "get", Namespace: namespace}
 	if secret := source.GetContainerImage().GetImagePullSecret(); secret != nil {
 		if namespace == "" || secret.GetName() == "" {
 			return fault.Refuse("spec.dataSource.containerImage.imagePullSecret", "FieldValueRequired", "a Secret is named by its name and namespace")
 		}
-		right.Resource, right.Name = "secrets", secret.GetName()
-		return auth.RequireOfCaller(ctx, right)
+		return auth.RequireOfCaller(ctx, auth.Attributes{
+			Verb: "get", Resource: "secrets", Namespace: namespace, Name: secret.GetName(),
+		})
 	}
 	ref := source.GetObjectRef()
 	if ref == nil || namespace == image.GetMetadata().GetNamespace() || ref.GetKind() == imagev1.ObjectRefKind_ClusterVirtualImage {
 		return nil
 	}
-	right.Group, right.Resource, right.Name = resourceGroup, plurals[ref.GetKind()], ref.GetName()
-	if right.Resource == "" {
+	right, known := rights[ref.GetKind()]
+	if !known {
 		return nil // refused by name, later
 	}
+	right.Verb, right.Namespace, right.Name = "get", namespace, ref.GetName()
 	return auth.RequireOfCaller(ctx, right)
 }

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
@@ -18,31 +19,50 @@ const kindVirtualMachine = "VirtualMachine"
 func (r *Reconciler[T]) Holding() *resource.Holding[T] {
 	return &resource.Holding[T]{
 		Admit: func(ctx context.Context, image T, _ *metav1.Holder) error {
-			_, err := r.ready(ctx, image)
+			_, err := r.blob(ctx, image)
 			return err
 		},
 		Answer: func(ctx context.Context, image T, _ *metav1.Holder) (proto.Message, error) {
-			found, err := r.ready(ctx, image)
-			if err != nil {
-				return nil, err
-			}
-			return r.Intake.Registry.Blob(r.Kind.repository(image.GetMetadata()), found), nil
+			return r.blob(ctx, image)
 		},
 	}
 }
 
-// ready returns an image that can be used, or says why it can't.
+// blob tells where an image is that can be used, or says why it can't.
+func (r *Reconciler[T]) blob(ctx context.Context, image T) (*imagev1.Blob, error) {
+	if r.Disks == nil || !onVolume(r.Kind.spec(image)) {
+		found, err := r.ready(ctx, image)
+		if err != nil {
+			return nil, err
+		}
+		return r.Intake.Registry.Blob(r.Kind.repository(image.GetMetadata()), found), nil
+	}
+	var o observation
+	if err := r.look(ctx, image, &o); o.Unseen != nil {
+		return nil, err
+	}
+	if o.Published == nil {
+		return nil, r.unready(image)
+	}
+	return o.volume.GetBlob(), nil
+}
+
+// ready returns an image in the registry that can be used, or says why it can't.
 func (r *Reconciler[T]) ready(ctx context.Context, image T) (*intake.Published, error) {
 	found, err := r.Intake.Current(ctx, r.wish(image))
 	if err != nil {
 		return nil, err
 	}
 	if found == nil {
-		old := r.Kind.old(image)
-		return nil, fault.New(fault.NotReady, "ImageNotReady", "image %s is not Ready: %s %s",
-			image.GetMetadata().GetName(), old.GetPhase(), old.GetProgress())
+		return nil, r.unready(image)
 	}
 	return found, nil
+}
+
+func (r *Reconciler[T]) unready(image T) error {
+	old := r.Kind.old(image)
+	return fault.New(fault.NotReady, "ImageNotReady", "image %s is not Ready: %s %s",
+		image.GetMetadata().GetName(), old.GetPhase(), old.GetProgress())
 }
 
 // usedInNamespaces are the namespaces with VMs that use an image.

@@ -25,7 +25,9 @@ type Images[T resource.Object] interface {
 type Origins struct {
 	Outside intake.Origins
 	// Images and ClusterImages give the image of a name, or say why not yet.
-	Images, ClusterImages func(context.Context, resource.Key) (intake.Copy, error)
+	Images, ClusterImages func(context.Context, resource.Key) (intake.Origin, error)
+	// Disks is nil where there is no disk service.
+	Disks Disks
 }
 
 // Origin implements intake.Origins.
@@ -34,46 +36,57 @@ func (o *Origins) Origin(ctx context.Context, w intake.Wish) (intake.Origin, err
 		return o.Outside.Origin(ctx, w)
 	}
 	ref := w.Source.GetObjectRef()
-	var found intake.Copy
-	var err error
-	switch ref.GetKind() {
-	case imagev1.ObjectRefKind_VirtualImage:
-		found, err = o.Images(ctx, resource.Key{Namespace: w.Namespace, Name: ref.GetName()})
-	case imagev1.ObjectRefKind_ClusterVirtualImage:
-		found, err = o.ClusterImages(ctx, resource.Key{Name: ref.GetName()})
-	default:
-		err = fault.New(fault.Invalid, intake.ReasonNotSupported, "an objectRef of kind %s is not supported yet", ref.GetKind())
+	key := resource.Key{Namespace: w.Namespace, Name: ref.GetName()}
+	switch {
+	case ref.GetKind() == imagev1.ObjectRefKind_VirtualImage:
+		return o.Images(ctx, key)
+	case ref.GetKind() == imagev1.ObjectRefKind_ClusterVirtualImage:
+		return o.ClusterImages(ctx, resource.Key{Name: ref.GetName()})
+	case ref.GetKind() == imagev1.ObjectRefKind_VirtualDisk && o.Disks != nil:
+		return o.Disks.Disk(ctx, w.Owner, key)
 	}
-	if err != nil {
-		return intake.Origin{}, err
-	}
-	return intake.Origin{Copy: &found}, nil
+	return intake.Origin{}, fault.New(fault.Invalid, intake.ReasonNotSupported, "an objectRef of kind %s is not supported here", ref.GetKind())
 }
 
-// Copy gives an image to be copied within the registry. Nothing holds it
-// meanwhile: a copy finds its blob or fails as a whole.
-func (r *Reconciler[T]) Copy(ctx context.Context, key resource.Key) (intake.Copy, error) {
+// Origin gives an image that another one is made from: to be copied within the
+// registry, or to be read from its volume. Nothing holds it meanwhile: who copies
+// it finds all of it or fails as a whole.
+func (r *Reconciler[T]) Origin(ctx context.Context, key resource.Key) (intake.Origin, error) {
 	image, err := r.Images.Get(key)
 	switch {
 	case fault.Is(err, fault.NotFound):
-		return intake.Copy{}, r.notReady(key, "isn't there")
+		return intake.Origin{}, r.notReady(key, "isn't there")
 	case err != nil:
-		return intake.Copy{}, err
+		return intake.Origin{}, err
 	case resource.Terminating(image):
-		return intake.Copy{}, r.notReady(key, "is being deleted")
+		return intake.Origin{}, r.notReady(key, "is being deleted")
+	}
+	if r.Disks != nil && onVolume(r.Kind.spec(image)) {
+		return r.volumeOrigin(ctx, key, image)
 	}
 	found, err := r.Intake.Current(ctx, r.wish(image))
 	if err != nil {
-		return intake.Copy{}, err
+		return intake.Origin{}, err
 	}
 	if found == nil {
-		return intake.Copy{}, r.notReady(key, "is not Ready")
+		return intake.Origin{}, r.notReady(key, "is not Ready")
 	}
 	artifact := found.Artifact
 	artifact.SourceUID = image.GetMetadata().GetUid()
-	return intake.Copy{
+	return intake.Origin{Copy: &intake.Copy{
 		Repository: r.Intake.Registry.Prefix + r.Kind.repository(image.GetMetadata()), Artifact: artifact,
-	}, nil
+	}}, nil
+}
+
+func (r *Reconciler[T]) volumeOrigin(ctx context.Context, key resource.Key, image T) (intake.Origin, error) {
+	var o observation
+	if err := r.look(ctx, image, &o); o.Unseen != nil {
+		return intake.Origin{}, err
+	}
+	if o.Published == nil {
+		return intake.Origin{}, r.notReady(key, "is not Ready")
+	}
+	return r.Disks.VolumeOrigin(image.GetMetadata().GetUid(), r.Kind.as.String()+" "+key.String()), nil
 }
 
 func (r *Reconciler[T]) notReady(key resource.Key, why string) error {

@@ -48,7 +48,14 @@ func (r *Reconciler[T]) status(image T, o *observation) proto.Message {
 		Conditions:         r.conditions(image, o),
 		ObservedGeneration: meta.GetGeneration(),
 	}
-	if o.refusal == nil {
+	switch {
+	case o.refusal != nil:
+	case onVolume(r.Kind.spec(image)):
+		status.StorageClassName = o.volume.GetStorageClassName()
+		if claim := o.volume.GetPersistentVolumeClaimName(); claim != "" {
+			status.Target = &imagev1.ImageTarget{PersistentVolumeClaimName: claim}
+		}
+	default:
 		status.Target = &imagev1.ImageTarget{RegistryUrl: r.Intake.Registry.Location(r.Kind.repository(meta)) + ":" + meta.GetUid()}
 	}
 	if found := o.Published; found != nil {
@@ -74,8 +81,14 @@ func phase(image resource.Object, o *observation) imagev1.ImagePhase_Value {
 		return imagev1.ImagePhase_Terminating
 	case o.Published != nil:
 		return imagev1.ImagePhase_Ready
+	case o.lost():
+		return imagev1.ImagePhase_PVCLost
+	case o.Lost:
+		return imagev1.ImagePhase_ImageLost
 	case o.refusal != nil:
 		return imagev1.ImagePhase_Failed
+	case o.classFault != nil:
+		return imagev1.ImagePhase_Pending
 	case o.uploading():
 		return uploadPhase(o.Upload)
 	case o.Waits != nil && o.Waits.Class == fault.Invalid:
@@ -102,15 +115,27 @@ func (r *Reconciler[T]) conditions(image T, o *observation) []*metav1.Condition 
 	}
 	r.isReady(&list, image, o)
 	if r.Kind.classes {
-		if refuses(o.refusal, pathStorage) {
-			list.False(typeStorageClassReady, intake.ReasonNotSupported, o.refusal.Message)
-		} else {
-			list.True(typeStorageClassReady, "DVCRTypeUsed", "The image is kept in DVCR, which needs no storage class.")
-		}
+		classReady(&list, onVolume(r.Kind.spec(image)), o)
 	}
 	inUse(&list, image)
 	return list.Conditions()
 }
+
+func classReady(list *condition.List, wanted bool, o *observation) {
+	switch {
+	case refuses(o.refusal, pathStorage):
+		list.False(typeStorageClassReady, intake.ReasonNotSupported, o.refusal.Message)
+	case o.classFault != nil:
+		list.False(typeStorageClassReady, "StorageClassNotFound", o.classFault.Message)
+	case !wanted:
+		list.True(typeStorageClassReady, "DVCRTypeUsed", "The image is kept in DVCR, which needs no storage class.")
+	case o.volume != nil:
+		list.True(typeStorageClassReady, "StorageClassReady", "")
+	}
+}
+
+// lost reports whether the volume of an image was there and is not any more.
+func (o *observation) lost() bool { return o.volume.GetLost() }
 
 func refuses(refusal *fault.Fault, path string) bool {
 	return refusal != nil && len(refusal.Fields) > 0 && refusal.Fields[0].Path == path
@@ -122,8 +147,14 @@ func (r *Reconciler[T]) isReady(list *condition.List, image resource.Object, o *
 		list.False(typeReady, reasonProvisioningFailed, "The image can't be removed for now: "+o.Unseen.Message+".")
 	case o.Published != nil:
 		list.True(typeReady, reasonReady, "")
+	case o.lost():
+		list.False(typeReady, "PVCLost", "The image's data is gone from the storage. It is used again if it comes back.")
+	case o.Lost:
+		list.False(typeReady, "ImageLost", "The image is gone from DVCR. It is used again if it comes back; otherwise delete it and create it anew.")
 	case o.refusal != nil:
 		list.False(typeReady, intake.ReasonNotSupported, o.refusal.Message)
+	case o.classFault != nil:
+		list.False(typeReady, "StorageClassNotReady", o.classFault.Message)
 	case o.uploading():
 		list.False(typeReady, uploadReason(o.Upload), o.Upload.Explain())
 	case o.Waits != nil && o.Waits.Class == fault.Invalid:

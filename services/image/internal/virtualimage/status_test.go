@@ -62,7 +62,7 @@ func TestStatusSaysWhatWasObserved(t *testing.T) {
 		{"one that failed for good", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Failed, Err: lost}}}, imagev1.ImagePhase_Failed, "", "ProvisioningFailed"},
 		{"one of an earlier spec", observation{Observation: intake.Observation{Job: &job.State{Stage: job.Stopping, Progress: half}}}, imagev1.ImagePhase_Provisioning, "", "Provisioning"},
 		{"a registry that is away", observation{Observation: intake.Observation{Unseen: fault.New(fault.Transient, "RegistryUnavailable", "away")}}, imagev1.ImagePhase_Pending, "", "ProvisioningNotStarted"},
-		{"storage that isn't there", observation{refusal: supported(noStorage)}, imagev1.ImagePhase_Failed, "", "NotSupported"},
+		{"storage that isn't there", observation{refusal: reconciler().supported(noStorage)}, imagev1.ImagePhase_Failed, "", "NotSupported"},
 		{"the image in the registry", observation{Observation: intake.Observation{Published: &intake.Published{}, Job: &job.State{Stage: job.Done}}}, imagev1.ImagePhase_Ready, "100%", "Ready"},
 	}
 	for _, c := range cases {
