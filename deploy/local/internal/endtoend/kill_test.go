@@ -100,17 +100,18 @@ func (k *killed) round(round int) {
 		check(k.t, os.Remove(file))
 	}
 	k.kubectl("delete", "vi/raw", "vd/of-image", "vd/of-archive", "--timeout", "3m")
-	k.leavesNothing(round)
+	k.leavesNothing()
 }
 
-func (k *killed) leavesNothing(round int) {
-	k.t.Helper()
-	state := home.Home(k.home)
+// leavesNothing fails if files of images or disks are there.
+func (u *user) leavesNothing() {
+	u.t.Helper()
+	state := home.Home(u.home)
 	for _, pattern := range []string{
 		filepath.Join(state.Disks(), "*", "*"), filepath.Join(state.Images(), "*.qcow2"), filepath.Join(state.Images(), "*.json"),
 	} {
 		if left, _ := filepath.Glob(pattern); len(left) > 0 {
-			k.t.Errorf("round %d: files are left: %v", round, left)
+			u.t.Errorf("files are left: %v", left)
 		}
 	}
 }

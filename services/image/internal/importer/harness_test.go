@@ -143,6 +143,7 @@ type fixture struct {
 	importer   *importer.Importer
 	staging    string
 	server     *server
+	address    string // of the server
 	request    importer.Request
 }
 
@@ -174,6 +175,7 @@ func newFixtureAt(t testing.TB, data []byte, o dvcrtest.Options) *fixture {
 	})
 	files := httptest.NewServer(f.server)
 	t.Cleanup(files.Close)
+	f.address = files.URL
 	f.request = importer.Request{
 		ID: "uid", Target: f.repository, Tag: "v1",
 		Source: importer.HTTP(source.Options{
