@@ -125,6 +125,17 @@ func TestHolders(t *testing.T) {
 	if err := w.r.AdmitHolder(ctx, w.disk, w.hold("other", false)); err != nil {
 		t.Errorf("a second VM can't refer to the disk: %v", err)
 	}
+	reads := &metav1.Holder{Kind: "VirtualImage", Name: "copy", Uid: "copy-uid", Active: true}
+	if err := w.r.AdmitHolder(ctx, w.disk, reads); fault.ReasonOf(err) != "VirtualDiskAlreadyInUse" {
+		t.Errorf("a disk that a VM writes to is read: %v", err)
+	}
+	w.disk.Metadata.Holders = []*metav1.Holder{reads}
+	if err := w.r.AdmitHolder(ctx, w.disk, active); fault.ReasonOf(err) != "VirtualDiskAlreadyInUse" {
+		t.Errorf("a disk that is read is written to: %v", err)
+	}
+	if err := w.r.AdmitHolder(ctx, w.disk, &metav1.Holder{Kind: "VirtualDiskExport", Uid: "export", Active: true}); err != nil {
+		t.Errorf("two may not read a disk at once: %v", err)
+	}
 	w.disk.Metadata.Holders = []*metav1.Holder{refers}
 	w.disk.Metadata.DeletionTimestamp = timestamppb.New(epoch)
 	if err := w.r.AdmitHolder(ctx, w.disk, active); !fault.Is(err, fault.NotReady) {
