@@ -42,7 +42,7 @@ main() {
 		ln -sfn orlop "$bin/$name"
 	done
 	build orlopd deploy/local/cmd/orlopd
-	for service in image disk network vm; do
+	for service in image disk network vm snapshot; do
 		[ ! -e "$root/services/$service/cmd/$service-service/main.go" ] ||
 			build "$service-service" "services/$service/cmd/$service-service"
 	done

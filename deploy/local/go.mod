@@ -178,6 +178,7 @@ require (
 	orlop.dev/services/disk v0.0.0
 	orlop.dev/services/image v0.0.0
 	orlop.dev/services/network v0.0.0
+	orlop.dev/services/snapshot v0.0.0
 	orlop.dev/services/vm v0.0.0
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
@@ -196,5 +197,7 @@ replace orlop.dev/services/image => ../../services/image
 replace orlop.dev/services/disk => ../../services/disk
 
 replace orlop.dev/services/network => ../../services/network
+
+replace orlop.dev/services/snapshot => ../../services/snapshot
 
 replace orlop.dev/services/vm => ../../services/vm

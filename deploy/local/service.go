@@ -19,6 +19,7 @@ import (
 	"orlop.dev/services/disk"
 	"orlop.dev/services/image"
 	"orlop.dev/services/network"
+	"orlop.dev/services/snapshot"
 	"orlop.dev/services/vm"
 )
 
@@ -88,6 +89,7 @@ func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
 		{"disk", d.newDisk},
 		{"network", d.newNetwork},
 		{"vm", d.newVM},
+		{"snapshot", d.newSnapshot},
 	} {
 		conn, err := d.peers.as(service.name)
 		if err != nil {
@@ -155,7 +157,7 @@ func (d *daemon) newImage(_ context.Context, conn *grpc.ClientConn) (serve.Part,
 
 func (d *daemon) newDisk(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
 	service, err := disk.New(disk.Options{
-		Etcd: d.store.Client(), Prefix: disk.DefaultPrefix, Images: conn, Dir: d.home.Disks(),
+		Etcd: d.store.Client(), Prefix: disk.DefaultPrefix, Images: conn, Snapshots: conn, Dir: d.home.Disks(),
 		DefaultStorageClass: d.settings.DefaultStorageClass, DefaultImageStorageClass: d.settings.DefaultImageStorageClass,
 		Overcommit: d.settings.DiskOvercommit,
 		Logger:     d.logger.With("service", "disk"),
@@ -207,6 +209,21 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 	}
 	accelerator, reason := service.Accelerator()
 	d.report.fact("accelerator", accelerator, reason)
+	return service.Part(), nil
+}
+
+func (d *daemon) newSnapshot(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
+	options := snapshot.Options{
+		Etcd: d.store.Client(), Prefix: snapshot.DefaultPrefix, Disks: conn, Machines: conn, Networks: conn,
+		Logger: d.logger.With("service", "snapshot"),
+	}
+	if d.cluster != nil {
+		options.Secrets = conn
+	}
+	service, err := snapshot.New(options)
+	if err != nil {
+		return serve.Part{}, err
+	}
 	return service.Part(), nil
 }
 

@@ -42,6 +42,7 @@ import (
 	"orlop.dev/facade/kubernetes/internal/twin"
 	"orlop.dev/gen/crd"
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	snapshotv1 "orlop.dev/gen/orlop/snapshot/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/kind"
@@ -76,7 +77,8 @@ type Options struct {
 	// WebhookSecret is a part of the webhook's path that only the API server is
 	// told; a random one where it is empty. Replicas share one.
 	WebhookSecret string
-	// Publish makes Node, StorageClass and Pod objects, which no cluster has made.
+	// Publish makes Node, StorageClass, VolumeSnapshotClass and Pod objects, which
+	// no cluster has made.
 	Publish bool
 	// LeaderElection, by a Lease in this namespace; none where it is empty.
 	LeaderElection string
@@ -160,6 +162,15 @@ func (o *Operator) Install(ctx context.Context) error {
 	}
 	if err := install.ApplyDefinitions(ctx, c, o.definitions); err != nil {
 		return err
+	}
+	if o.opts.Publish {
+		further, err := install.Definitions(native.Definitions)
+		if err == nil {
+			err = install.ApplyDefinitions(ctx, c, further)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if err := install.ApplyRoles(ctx, c, o.definitions); err != nil {
 		return err
@@ -284,8 +295,13 @@ func (o *Operator) publishers(c client.Client) ([]native.Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
+	snapshots, err := o.opts.Connect(kind.Must(&snapshotv1.VirtualDiskSnapshot{}))
+	if err != nil {
+		return nil, err
+	}
 	return []native.Publisher{
 		native.StorageClasses{Kube: c, Disks: diskv1.NewStorageClassServiceClient(disks)},
+		native.VolumeSnapshotClasses{Kube: c, Snapshots: snapshotv1.NewVolumeSnapshotClassServiceClient(snapshots)},
 		native.Nodes{Kube: c, VMs: vmv1.NewNodeServiceClient(machines)},
 	}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientset "k8s.io/client-go/kubernetes"
@@ -13,6 +14,9 @@ import (
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/serve"
 )
+
+// markAnnotation is on each Secret that a service has made again.
+const markAnnotation = "snapshot.orlop.dev/restored-by"
 
 // Secrets is the port by which services read Secrets of the Kubernetes API. It
 // keeps none: each call reads what is there.
@@ -56,4 +60,39 @@ func (s *Secrets) GetSecret(ctx context.Context, request *secretv1.GetSecretRequ
 		return nil, fault.Wrap(err, fault.Transient, "KubernetesUnavailable", "the Kubernetes API can't give a Secret now")
 	}
 	return &secretv1.Secret{Type: string(found.Type), Data: found.Data}, nil
+}
+
+// CreateSecret implements SecretServiceServer.
+func (s *Secrets) CreateSecret(ctx context.Context, request *secretv1.CreateSecretRequest) (*secretv1.CreateSecretResponse, error) {
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: request.GetNamespace(), Name: request.GetName(),
+			Annotations: map[string]string{markAnnotation: request.GetSecret().GetMark()},
+		},
+		Type: corev1.SecretType(request.GetSecret().GetType()), Data: request.GetSecret().GetData(),
+	}
+	_, err := s.client.CoreV1().Secrets(request.GetNamespace()).Create(ctx, secret, metav1.CreateOptions{})
+	switch {
+	case apierrors.IsAlreadyExists(err):
+		return nil, fault.New(fault.Exists, "SecretExists", "Secret %s/%s exists", request.GetNamespace(), request.GetName())
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err):
+		// The API server's words may have the content in them.
+		return nil, fault.New(fault.Invalid, "SecretRefused", "the Kubernetes API refuses Secret %s/%s", request.GetNamespace(), request.GetName())
+	case err != nil:
+		return nil, fault.Wrap(err, fault.Transient, "KubernetesUnavailable", "the Kubernetes API can't make a Secret now")
+	}
+	return &secretv1.CreateSecretResponse{}, nil
+}
+
+// DeleteSecret implements SecretServiceServer.
+func (s *Secrets) DeleteSecret(ctx context.Context, request *secretv1.DeleteSecretRequest) (*secretv1.DeleteSecretResponse, error) {
+	secrets := s.client.CoreV1().Secrets(request.GetNamespace())
+	found, err := secrets.Get(ctx, request.GetName(), metav1.GetOptions{})
+	if err == nil && found.Annotations[markAnnotation] == request.GetMark() {
+		err = secrets.Delete(ctx, request.GetName(), metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(found.UID))})
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fault.Wrap(err, fault.Transient, "KubernetesUnavailable", "the Kubernetes API can't delete a Secret now")
+	}
+	return &secretv1.DeleteSecretResponse{}, nil
 }

@@ -14,6 +14,7 @@ import (
 	explainv1 "orlop.dev/gen/orlop/explain/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
+	snapshotv1 "orlop.dev/gen/orlop/snapshot/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 )
 
@@ -54,6 +55,18 @@ func Handlers() []Handler {
 		}},
 		{"orlop.network.v1.VirtualMachineIPAddressLeaseService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return networkv1.RegisterVirtualMachineIPAddressLeaseServiceHandlerClient(ctx, mux, networkv1.NewVirtualMachineIPAddressLeaseServiceClient(conn))
+		}},
+		{"orlop.snapshot.v1.VirtualDiskSnapshotService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return snapshotv1.RegisterVirtualDiskSnapshotServiceHandlerClient(ctx, mux, snapshotv1.NewVirtualDiskSnapshotServiceClient(conn))
+		}},
+		{"orlop.snapshot.v1.VirtualMachineRestoreService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return snapshotv1.RegisterVirtualMachineRestoreServiceHandlerClient(ctx, mux, snapshotv1.NewVirtualMachineRestoreServiceClient(conn))
+		}},
+		{"orlop.snapshot.v1.VirtualMachineSnapshotService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return snapshotv1.RegisterVirtualMachineSnapshotServiceHandlerClient(ctx, mux, snapshotv1.NewVirtualMachineSnapshotServiceClient(conn))
+		}},
+		{"orlop.snapshot.v1.VolumeSnapshotClassService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return snapshotv1.RegisterVolumeSnapshotClassServiceHandlerClient(ctx, mux, snapshotv1.NewVolumeSnapshotClassServiceClient(conn))
 		}},
 		{"orlop.vm.v1.NodeService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return vmv1.RegisterNodeServiceHandlerClient(ctx, mux, vmv1.NewNodeServiceClient(conn))

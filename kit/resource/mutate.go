@@ -66,7 +66,10 @@ func (c *Collection[T]) mutate(ctx context.Context, m mutation[T]) (T, error) {
 	return none, fault.New(fault.Stale, ReasonConflict, "%s %q is being changed by others: try again", c.kind.Name, m.key)
 }
 
-// fetch reads an object from etcd itself.
+// Fetch reads an object from etcd itself, or a fault of class NotFound: what
+// another replica has just written is seen.
+func (c *Collection[T]) Fetch(ctx context.Context, key Key) (T, error) { return c.fetch(ctx, key) }
+
 func (c *Collection[T]) fetch(ctx context.Context, key Key) (T, error) {
 	var none T
 	resp, err := c.store.client.Get(ctx, c.store.objects+key.path())

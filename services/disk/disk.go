@@ -27,6 +27,7 @@ import (
 	"orlop.dev/kit/resource/schema"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/disk/internal/export"
+	"orlop.dev/services/disk/internal/freeze"
 	"orlop.dev/services/disk/internal/imagevolume"
 	"orlop.dev/services/disk/internal/jail"
 	"orlop.dev/services/disk/internal/layer"
@@ -50,6 +51,9 @@ type Options struct {
 	Prefix string
 	// Images is a connection to the image service.
 	Images grpc.ClientConnInterface
+	// Snapshots is a connection to the snapshot service; without one no disk is made
+	// from a snapshot.
+	Snapshots grpc.ClientConnInterface
 	// Dir is where volumes are kept; best on DVCR's file system.
 	Dir string
 	// DefaultStorageClass is for disks that name none; the cluster's default where
@@ -97,10 +101,12 @@ type Service struct {
 	methods *resource.Methods[*diskv1.VirtualDisk]
 	images  *virtualdisk.ImageMirrors
 	imports *virtualdisk.ImportClient
-	classes *storageclass.Classes
-	loop    *reconcile.Loop[*diskv1.VirtualDisk]
-	leader  *reconcile.Election
-	logger  *slog.Logger
+	// snapshots is nil without a snapshot service.
+	snapshots *virtualdisk.SnapshotMirror
+	classes   *storageclass.Classes
+	loop      *reconcile.Loop[*diskv1.VirtualDisk]
+	leader    *reconcile.Election
+	logger    *slog.Logger
 }
 
 // New wires the service. Nothing happens until its Part runs.
@@ -137,8 +143,14 @@ func New(opts Options) (*Service, error) {
 		return nil, err
 	}
 	reconciler := &virtualdisk.Reconciler{
-		Volumes: volumes, Images: s.images, Imports: s.imports, Classes: s.classes, Now: time.Now,
+		Volumes: volumes, Layers: volumes, Images: s.images, Imports: s.imports, Classes: s.classes, Now: time.Now,
 		Origins: origin.NewStore(opts.Etcd, opts.Prefix), Space: volumes, Overcommit: opts.Overcommit,
+	}
+	if opts.Snapshots != nil {
+		if s.snapshots, err = virtualdisk.NewSnapshotMirror(opts.Snapshots, s.imageChanged); err != nil {
+			return nil, err
+		}
+		reconciler.Snapshots = s.snapshots
 	}
 	s.exports = export.New(export.Options{Disks: disks, Volumes: volumes, Admit: reconciler.AdmitHolder, Logger: opts.Logger})
 	s.shelf = imagevolume.New(imagevolume.Options{
@@ -171,6 +183,7 @@ func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 	diskv1.RegisterDiskLayerServiceServer(registrar, s.trees)
 	diskv1.RegisterDiskExportServiceServer(registrar, s.exports)
 	diskv1.RegisterImageVolumeServiceServer(registrar, s.shelf)
+	diskv1.RegisterDiskFreezeServiceServer(registrar, &freeze.Service{Disks: s.disks, Volumes: s.volumes})
 	return resource.Register(registrar, &diskv1.VirtualDiskService_ServiceDesc, s, s.methods)
 }
 
@@ -182,6 +195,9 @@ func (s *Service) run(ctx context.Context) error {
 	group.Go(func() error { return s.disks.Run(ctx) })
 	group.Go(func() error { return s.images.Run(ctx) })
 	group.Go(func() error { return s.imports.Run(ctx) })
+	if s.snapshots != nil {
+		group.Go(func() error { return s.snapshots.Run(ctx) })
+	}
 	group.Go(func() error { return s.exports.Run(ctx) })
 	group.Go(func() error { return s.leader.Run(ctx, s.lead) })
 	return group.Wait()

@@ -60,6 +60,18 @@ func (s *Service) eachMachine(namespace string, visit func(*vmv1.VirtualMachine)
 	}
 }
 
+// diskDevice is the ID of a disk's device.
+func diskDevice(name string) string {
+	return machine.DeviceID(&vmv1.BlockDeviceRef{Kind: vmv1.BlockDeviceKind_VirtualDisk, Name: name})
+}
+
+// exists reports whether there is a VM of that UID.
+func (s *Service) exists(uid string) bool {
+	found := false
+	s.eachMachine("", func(vm *vmv1.VirtualMachine) { found = found || vm.GetMetadata().GetUid() == uid })
+	return found
+}
+
 // instanceChanged wakes the VM whose guest changed.
 func (s *Service) instanceChanged(uid string) {
 	s.eachMachine("", func(vm *vmv1.VirtualMachine) {

@@ -33,6 +33,7 @@ import (
 	"orlop.dev/services/vm/internal/peer"
 	"orlop.dev/services/vm/internal/power"
 	"orlop.dev/services/vm/internal/qemu"
+	"orlop.dev/services/vm/internal/quiesce"
 )
 
 const (
@@ -101,6 +102,7 @@ type Service struct {
 	addresses *peer.Addresses
 	leader    *reconcile.Election
 	rules     *machine.Reconciler
+	quiesce   *quiesce.Service
 
 	machines   *kept[*vmv1.VirtualMachine]
 	classes    *kept[*vmv1.VirtualMachineClass]
@@ -143,6 +145,11 @@ func New(ctx context.Context, opts Options) (*Service, error) {
 	if s.addresses, err = peer.NewAddresses(opts.Networks, s.addressChanged); err != nil {
 		return nil, err
 	}
+	s.quiesce = quiesce.New(quiesce.Options{
+		Etcd: opts.Etcd, Prefix: opts.Prefix, Engine: s.engine, Machine: s.Machine, Exists: s.exists,
+		Ready: func(ctx context.Context) error { return s.machines.WaitSynced(ctx) }, Device: diskDevice,
+		Now: time.Now, Logger: opts.Logger,
+	})
 	return s, s.keep(opts)
 }
 
@@ -226,6 +233,7 @@ func (s *Service) Part() serve.Part {
 
 func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 	vmv1.RegisterNodeServiceServer(registrar, s)
+	vmv1.RegisterGuestDiskServiceServer(registrar, s.quiesce)
 	return errors.Join(
 		resource.Register(registrar, &vmv1.VirtualMachineService_ServiceDesc, s, s.machines.methods),
 		resource.Register(registrar, &vmv1.VirtualMachineClassService_ServiceDesc, nil, s.classes.methods),
@@ -264,6 +272,7 @@ func (s *Service) lead(ctx context.Context) error {
 	group.Go(func() error { return s.whenDevicesAreKnown(ctx, s.attachments.loop.Run) })
 	group.Go(func() error { return s.classes.loop.Run(ctx) })
 	group.Go(func() error { return s.operations.loop.Run(ctx) })
+	group.Go(func() error { return s.quiesce.Run(ctx) })
 	group.Go(func() error { return follow(ctx, s.machines.Collection, s.machineChanged) })
 	group.Go(func() error { return follow(ctx, s.attachments.Collection, s.attachmentChanged) })
 	group.Go(func() error {

@@ -18,6 +18,7 @@ func run(ctx context.Context, arguments []string) (err error) {
 	peers := standalone.NewAnonymousPeers(
 		standalone.Peer{Name: "image"}, standalone.Peer{Name: "disk"},
 		standalone.Peer{Name: "network"}, standalone.Peer{Name: "vm"},
+		standalone.Peer{Name: "snapshot"},
 	)
 	var s settings
 	if err := standalone.Parse("gateway", arguments, logger, s.bind, peers.Bind); err != nil {

@@ -110,6 +110,7 @@ func newPeers() *standalone.Peers {
 	return standalone.NewPeers(
 		standalone.Peer{Name: "image"}, standalone.Peer{Name: "disk"},
 		standalone.Peer{Name: "network"}, standalone.Peer{Name: "vm"},
+		standalone.Peer{Name: "snapshot"},
 	)
 }
 

@@ -1,5 +1,5 @@
 // Package native publishes, on one machine, the few objects of Kubernetes' own
-// kinds that a cluster would have anyway: nodes and storage classes. Each kind
+// kinds that a cluster would have anyway: nodes and classes of storage. Each kind
 // has one file. What it says comes from the services; nothing reads it back but
 // which storage class is the default.
 package native

@@ -14,7 +14,9 @@ import (
 func main() {
 	var options disk.Options
 	standalone.Main(standalone.Command{
-		Name: "disk-service", Prefix: disk.DefaultPrefix, Peers: []standalone.Peer{{Name: "image"}},
+		Name: "disk-service", Prefix: disk.DefaultPrefix,
+		// Without the snapshot service no disk is made from a snapshot.
+		Peers: []standalone.Peer{{Name: "image"}, {Name: "snapshot", Optional: true}},
 		Flags: func(fs *pflag.FlagSet) {
 			fs.StringVar(&options.Dir, "dir", "", "directory of the volumes, best on the file system of DVCR's storage")
 			fs.StringVar(&options.DefaultStorageClass, "default-storage-class", "", "storage class of disks that name none (default the cluster's)")
@@ -23,7 +25,7 @@ func main() {
 		},
 		New: func(_ context.Context, h standalone.Host) (serve.Part, error) {
 			options.Etcd, options.Prefix, options.Logger = h.Etcd, h.Prefix, h.Logger
-			options.Images = h.Peer("image")
+			options.Images, options.Snapshots = h.Peer("image"), h.Peer("snapshot")
 			service, err := disk.New(options)
 			if err != nil {
 				return serve.Part{}, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"orlop.dev/kit/durable"
+	"orlop.dev/services/disk/internal/qcow2"
 )
 
 // Freezing says what Freeze makes.
@@ -14,19 +15,25 @@ type Freezing struct {
 	Volume, Layer string
 	// Keep holds the layer until Drop, even if nothing stands on it.
 	Keep bool
-	// Switch makes the VM that runs with the volume write to another file, which is
-	// there already and shows the frozen one's content: blockdev-snapshot-sync with
-	// mode existing. Idempotent: after a crash it is asked once more. Nil for a
-	// volume that nobody has open.
-	Switch func(ctx context.Context, overlay string) error
+
+	// open is a volume that a VM may write to while it is frozen.
+	open bool
 }
 
-// Freeze makes the volume's content, as it is now, a layer that never changes;
-// the volume goes on in an empty file on top. It takes the same short time
-// whatever the size. Idempotent by the layer's name.
-//
-// If Switch fails, Freeze can be called again; until it succeeds nothing can be
-// cloned from the layer, and nothing is lost whichever file the VM writes to.
+// Layer is a layer, or one that is to be.
+type Layer struct {
+	// Path is the volume's new file, VirtualBytes the size of the layer.
+	Path         string
+	VirtualBytes int64
+	// Switching is a layer that a VM may still write to.
+	Switching bool
+	// Lost is a layer of which a file is gone.
+	Lost bool
+}
+
+// Freeze makes the content of a volume that nobody has open, as it is now, a
+// layer that never changes; the volume goes on in an empty file on top. It takes
+// the same short time whatever the size. Idempotent by the layer's name.
 func (s *Store) Freeze(ctx context.Context, f Freezing) error {
 	unlock, err := s.alone(ctx, f.Volume)
 	if err != nil {
@@ -42,36 +49,117 @@ func (s *Store) Freeze(ctx context.Context, f Freezing) error {
 		return err
 	}
 	if !found {
-		if frozen, r, err = s.split(f, r); err != nil {
+		if err := s.free(r); err != nil {
+			return err
+		}
+		if frozen, _, err = s.split(f, r); err != nil {
 			return err
 		}
 	}
+	return s.end(f.Layer, frozen, false)
+}
+
+// BeginFreeze is the first half of Freeze, for a volume that a VM may have open:
+// it returns the file that the VM is to write to from now on, which is there and
+// shows the frozen one's content. Until EndFreeze nothing can be cloned from the
+// layer, and nothing is lost whichever file the VM writes to. Idempotent by the
+// layer's name.
+func (s *Store) BeginFreeze(ctx context.Context, f Freezing) (Layer, error) {
+	unlock, err := s.alone(ctx, f.Volume)
+	if err != nil {
+		return Layer{}, err
+	}
+	defer unlock()
+	r, err := s.whole(f.Volume)
+	if err != nil {
+		return Layer{}, err
+	}
+	frozen, found, err := s.layer(f.Layer)
+	if err != nil {
+		return Layer{}, err
+	}
+	f.open = true
+	if !found {
+		if err := s.shallow(r); err != nil {
+			return Layer{}, err
+		}
+		if frozen, r, err = s.split(f, r); err != nil {
+			return Layer{}, err
+		}
+	}
+	return Layer{Path: s.filePath(r), VirtualBytes: frozen.VirtualBytes, Switching: frozen.Switching}, nil
+}
+
+// maxDepth is how many files a volume that is frozen may have: each slows down a
+// guest a little, and QEMU opens all of them.
+const maxDepth = 128
+
+// shallow returns ErrDeep if a volume has too many files for one more.
+func (s *Store) shallow(r record) error {
+	s.mu.Lock()
+	files, err := s.files(r)
+	s.mu.Unlock()
+	if err == nil && len(files) >= maxDepth {
+		return fmt.Errorf("%d files: %w", len(files), ErrDeep)
+	}
+	return err
+}
+
+// EndFreeze ends what BeginFreeze began. switched says that the VM writes to the
+// new file; otherwise nobody may have the old one open (ErrBusy). Idempotent.
+func (s *Store) EndFreeze(ctx context.Context, volume, layer string, switched bool) error {
+	unlock, err := s.locks.take(ctx, volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	frozen, found, err := s.layer(layer)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("layer %s: %w", layer, ErrNoLayer)
+	}
+	return s.end(layer, frozen, switched)
+}
+
+func (s *Store) end(layer string, frozen record, switched bool) error {
 	if !frozen.Switching {
 		return nil
 	}
-	if f.Switch == nil {
+	if !switched {
 		// The VM has gone since: what it wrote to is frozen by that.
-		err = s.free(frozen)
-	} else {
-		err = f.Switch(ctx, s.filePath(r))
+		if err := s.free(frozen); err != nil {
+			return fmt.Errorf("layer %s: %w", layer, err)
+		}
 	}
+	// The VM may have made it larger in between.
+	size, err := qcow2.VirtualBytes(s.filePath(frozen))
 	if err != nil {
-		return fmt.Errorf("layer %s: %w", f.Layer, err)
+		return err
 	}
-	frozen.Switching = false
-	return s.writeLayer(f.Layer, frozen)
+	frozen.VirtualBytes, frozen.Switching = size, false
+	return s.writeLayer(layer, frozen)
+}
+
+// Layer tells of a layer; false if there is none.
+func (s *Store) Layer(_ context.Context, layer string) (Layer, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, found, err := s.read(s.layers(), layer)
+	if err != nil || !found {
+		return Layer{}, false, err
+	}
+	f := Layer{Path: s.filePath(r), VirtualBytes: r.VirtualBytes, Switching: r.Switching}
+	f.Lost, err = s.lost(r)
+	return f, true, err
 }
 
 // split puts an empty file on top of a volume, and gives the one below to a new
 // layer. A layer whose file is still the volume's own was never frozen.
 func (s *Store) split(f Freezing, r record) (frozen, top record, err error) {
-	if f.Switch == nil {
-		if err := s.free(r); err != nil {
-			return frozen, top, err
-		}
-	}
 	frozen = r
-	frozen.Made, frozen.Kept, frozen.Switching = false, f.Keep, f.Switch != nil
+	frozen.Made, frozen.Kept, frozen.Switching = false, f.Keep, f.open
 	if err := s.writeLayer(f.Layer, frozen); err != nil {
 		return frozen, top, err
 	}

@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -164,23 +163,33 @@ func TestOnlineFreezeGoesOnWhereItFailed(t *testing.T) {
 	s, dir := newStore(t)
 	ctx := t.Context()
 	must(t, s.Make(ctx, "a", nil, 4*mib))
-	refuses := errors.New("the VM doesn't answer")
-	freezing := Freezing{Volume: "a", Layer: "l", Keep: true, Switch: func(context.Context, string) error { return refuses }}
-	if err := s.Freeze(ctx, freezing); !errors.Is(err, refuses) {
-		t.Fatalf("got %v", err)
-	}
+	old, _, err := s.Lookup(ctx, "a")
+	must(t, err)
+	guest, err := chain.Open(ctx, chain.Chain{{Path: old.Path, Format: Format}}, chain.Usual)
+	must(t, err)
+	freezing := Freezing{Volume: "a", Layer: "l", Keep: true}
+	begun, err := s.BeginFreeze(ctx, freezing)
+	must(t, err)
 	if err := s.Clone(ctx, "b", "l", 4*mib); !errors.Is(err, ErrBusy) {
 		t.Errorf("a clone of what may still be written: %v", err)
 	}
-	s, err := Open(dir, s.logger) // the process died
+	if err := s.EndFreeze(ctx, "a", "l", false); !errors.Is(err, ErrBusy) {
+		t.Errorf("a VM has the file open: %v", err)
+	}
+	s, err = Open(dir, s.logger) // the process died
 	must(t, err)
-	var overlay string
-	freezing.Switch = func(_ context.Context, path string) error { overlay = path; return nil }
-	must(t, s.Freeze(ctx, freezing))
-	if volume, _, err := s.Lookup(ctx, "a"); err != nil || volume.Path != overlay {
-		t.Errorf("the VM writes to %s, the volume is %+v, %v", overlay, volume, err)
+	again, err := s.BeginFreeze(ctx, freezing)
+	if err != nil || again != begun {
+		t.Errorf("it is %+v, and was %+v, %v", again, begun, err)
+	}
+	if volume, _, err := s.Lookup(ctx, "a"); err != nil || volume.Path != begun.Path {
+		t.Errorf("the VM is to write to %s, the volume is %+v, %v", begun.Path, volume, err)
+	}
+	for range 2 {
+		must(t, s.EndFreeze(ctx, "a", "l", true))
 	}
 	must(t, s.Clone(ctx, "b", "l", 4*mib))
+	must(t, guest.Close())
 }
 
 func TestVolumeThatIsOpenIsLeftAlone(t *testing.T) {

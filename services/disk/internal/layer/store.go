@@ -63,6 +63,8 @@ var (
 	// ErrBusy is a volume that a process has open, or a layer that a VM may still
 	// write to.
 	ErrBusy = errors.New("it is in use")
+	// ErrDeep is a volume of so many files that it can't have one more.
+	ErrDeep = errors.New("it stands on too many layers")
 )
 
 // Store keeps volumes in a folder. Its methods may be called concurrently; those
@@ -111,22 +113,30 @@ func (s *Store) Lookup(_ context.Context, id string) (Volume, bool, error) {
 		return Volume{}, false, err
 	}
 	volume := Volume{Path: s.filePath(r), VirtualBytes: r.VirtualBytes}
-	files, err := s.files(r)
-	if err != nil && !errors.Is(err, ErrNoLayer) {
+	if volume.Lost, err = s.lost(r); err != nil {
 		return Volume{}, false, err
-	}
-	volume.Lost = err != nil
-	for _, file := range files {
-		there, err := exists(file.Path)
-		if err != nil {
-			return Volume{}, false, err
-		}
-		volume.Lost = volume.Lost || !there
 	}
 	if volume.Lost && !r.Made {
 		return Volume{}, false, nil
 	}
 	return volume, true, nil
+}
+
+// lost reports whether a file of a record is gone. The caller holds mu.
+func (s *Store) lost(r record) (bool, error) {
+	files, err := s.files(r)
+	if errors.Is(err, ErrNoLayer) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, file := range files {
+		if there, err := exists(file.Path); err != nil || !there {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // files are the files of a record, the top first, as far as there are records.

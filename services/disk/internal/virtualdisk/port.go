@@ -6,6 +6,8 @@ import (
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
+	snapshotv1 "orlop.dev/gen/orlop/snapshot/v1"
+	"orlop.dev/kit/resource"
 	"orlop.dev/services/disk/internal/layer"
 	"orlop.dev/services/disk/internal/origin"
 )
@@ -31,7 +33,23 @@ type Images interface {
 	Release(ctx context.Context, ref *diskv1.DiskObjectRef, holder *metav1.Holder) error
 }
 
-// ImageState is an image as a disk sees it.
+// Snapshots is what disks need of the snapshot service's snapshots.
+type Snapshots interface {
+	// State tells how far the snapshot is that a disk is made from.
+	State(key resource.Key) ImageState
+	// Claim keeps the snapshot while a disk is made from it.
+	Claim(ctx context.Context, name string, holder *metav1.Holder) (*snapshotv1.FrozenDisk, error)
+	// Release ends a claim. Idempotent.
+	Release(ctx context.Context, name string, holder *metav1.Holder) error
+}
+
+// Layers keeps the data of snapshots.
+type Layers interface {
+	Layer(ctx context.Context, name string) (layer.Layer, bool, error)
+	Clone(ctx context.Context, id, layer string, virtualBytes int64) error
+}
+
+// ImageState is an image, or a snapshot, as a disk sees it.
 type ImageState struct {
 	Found, Ready bool
 	UID          string
@@ -44,6 +62,8 @@ type ImageState struct {
 	// are known once it is Ready.
 	CDROM        bool
 	VirtualBytes int64
+	// Layer is where a snapshot's data is.
+	Layer string
 }
 
 // Imports brings files into DVCR for disks.

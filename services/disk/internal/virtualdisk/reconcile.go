@@ -33,11 +33,14 @@ const inspectEvery = time.Minute
 // Reconciler makes disks.
 type Reconciler struct {
 	Volumes Volumes
+	Layers  Layers
 	Images  Images
-	Imports Imports
-	Origins Origins
-	Classes Classes
-	Space   Space
+	// Snapshots is nil where there is no snapshot service.
+	Snapshots Snapshots
+	Imports   Imports
+	Origins   Origins
+	Classes   Classes
+	Space     Space
 	// Overcommit is how many times the free space disks may be promised; 0 is no
 	// limit.
 	Overcommit float64
@@ -223,14 +226,14 @@ func (r *Reconciler) make(ctx context.Context, disk *diskv1.VirtualDisk, o *obse
 	if err := r.Origins.Put(ctx, disk.GetMetadata().GetUid(), o.record); err != nil {
 		return err
 	}
-	base, err := r.base(ctx, disk, o)
+	ground, err := r.ground(ctx, disk, o)
 	if err != nil {
 		if o.sourceFault == nil {
 			o.volumeFault = fault.From(err)
 		}
 		return err
 	}
-	if err := r.fill(ctx, disk, o, base); err != nil {
+	if err := r.fill(ctx, disk, o, ground); err != nil {
 		return err
 	}
 	return r.settle(ctx, disk, o)
@@ -238,13 +241,20 @@ func (r *Reconciler) make(ctx context.Context, disk *diskv1.VirtualDisk, o *obse
 
 // fill makes the volume if there is room for it, one at a time: they share the
 // room.
-func (r *Reconciler) fill(ctx context.Context, disk *diskv1.VirtualDisk, o *observation, base *layer.Base) error {
+func (r *Reconciler) fill(ctx context.Context, disk *diskv1.VirtualDisk, o *observation, g ground) error {
 	r.making.Lock()
 	defer r.making.Unlock()
 	if err := r.hasRoom(ctx, o, o.wantedBytes); err != nil {
 		return err
 	}
-	if err := r.Volumes.Make(ctx, disk.GetMetadata().GetUid(), base, o.wantedBytes); err != nil {
+	uid := disk.GetMetadata().GetUid()
+	var err error
+	if g.layer != "" {
+		err = r.Layers.Clone(ctx, uid, g.layer, o.wantedBytes)
+	} else {
+		err = r.Volumes.Make(ctx, uid, g.base, o.wantedBytes)
+	}
+	if err != nil {
 		o.volumeFault = volumeFault(err)
 		return o.volumeFault
 	}

@@ -132,7 +132,7 @@ func TestDiskThatCannotBeMadeFailsWithoutAClaim(t *testing.T) {
 			"from a snapshot",
 			func(w *world) {
 				w.disk.Spec.DataSource.ObjectRef.Kind = diskv1.DiskObjectRefKind_VirtualDiskSnapshot
-			}, "NotSupported", "spec.dataSource.objectRef.kind VirtualDiskSnapshot is not supported yet",
+			}, "NotSupported", "spec.dataSource.objectRef.kind VirtualDiskSnapshot: there is no snapshot service here",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

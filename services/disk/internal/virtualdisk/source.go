@@ -20,9 +20,11 @@ const (
 	reasonImageNotFound        = "ImageNotFound"
 	reasonClusterImageNotFound = "ClusterImageNotFound"
 	reasonSecretNotFound       = "ContainerRegistrySecretNotFound"
-	reasonNotSupported         = "NotSupported"
-	reasonProvisioningFailed   = "ProvisioningFailed"
-	reasonQuotaExceeded        = "QuotaExceeded"
+	// api.md of the platform has this word for a snapshot that can't be used.
+	reasonSnapshotNotReady   = "VirtualDiskSnapshot"
+	reasonNotSupported       = "NotSupported"
+	reasonProvisioningFailed = "ProvisioningFailed"
+	reasonQuotaExceeded      = "QuotaExceeded"
 )
 
 // prepare brings the source to where the volume can be made from it, and
@@ -34,8 +36,8 @@ func (r *Reconciler) prepare(ctx context.Context, disk *diskv1.VirtualDisk, o *o
 		return true, nil
 	case source.GetType() != imagev1.DataSourceType_ObjectRef:
 		return r.fetch(ctx, disk, o)
-	case source.GetObjectRef().GetKind() == diskv1.DiskObjectRefKind_VirtualDiskSnapshot:
-		return false, fault.New(fault.Invalid, reasonNotSupported, "spec.dataSource.objectRef.kind VirtualDiskSnapshot is not supported yet")
+	case isSnapshot(source.GetObjectRef()):
+		return r.prepareSnapshot(ctx, disk, o)
 	}
 	ref := source.GetObjectRef()
 	o.image = r.Images.State(ref, disk.GetMetadata().GetNamespace())
@@ -48,13 +50,30 @@ func (r *Reconciler) prepare(ctx context.Context, disk *diskv1.VirtualDisk, o *o
 	return true, fit(content{describe(ref), o.image.CDROM, o.image.VirtualBytes}, o)
 }
 
-// base is what the volume is to stand on, kept by a claim or an import until it
-// is made; nil for an empty disk.
+// ground is what a volume is made on: a blob, a frozen layer, or nothing.
+type ground struct {
+	base  *layer.Base
+	layer string
+}
+
+// ground finds what the volume is to stand on, kept by a claim or an import until
+// it is made.
+func (r *Reconciler) ground(ctx context.Context, disk *diskv1.VirtualDisk, o *observation) (ground, error) {
+	source := disk.GetSpec().GetDataSource()
+	switch {
+	case source == nil:
+		return ground{}, nil
+	case isSnapshot(source.GetObjectRef()):
+		frozen, err := r.claimSnapshot(ctx, disk, o)
+		return ground{layer: frozen.GetLayer()}, err
+	}
+	base, err := r.base(ctx, disk, o)
+	return ground{base: base}, err
+}
+
+// base is the blob of an image or of an imported file.
 func (r *Reconciler) base(ctx context.Context, disk *diskv1.VirtualDisk, o *observation) (*layer.Base, error) {
 	source := disk.GetSpec().GetDataSource()
-	if source == nil {
-		return nil, nil
-	}
 	blob, name := o.file.GetBlob(), "the imported file"
 	if ref := source.GetObjectRef(); source.GetType() == imagev1.DataSourceType_ObjectRef {
 		if err := r.take(ctx, disk, o); err != nil {
@@ -125,7 +144,11 @@ func (r *Reconciler) giveBack(ctx context.Context, disk *diskv1.VirtualDisk, o *
 		return fmt.Errorf("source in the record: %w", err)
 	}
 	var err error
-	if taken.GetType() == imagev1.DataSourceType_ObjectRef {
+	if ref := taken.GetObjectRef(); isSnapshot(ref) && r.Snapshots == nil {
+		return fault.New(fault.NotReady, reasonSnapshotNotReady, "there is no snapshot service to give %s back to", describe(ref))
+	} else if isSnapshot(ref) {
+		err = r.Snapshots.Release(ctx, ref.GetName(), holderOf(disk))
+	} else if taken.GetType() == imagev1.DataSourceType_ObjectRef {
 		err = r.Images.Release(ctx, taken.GetObjectRef(), holderOf(disk))
 	} else {
 		err = r.Imports.Drop(ctx, holderOf(disk))
@@ -147,13 +170,16 @@ func sameSource(taken []byte, source *diskv1.DiskDataSource) bool {
 
 // waiting says what an image still lacks, nil where it is Ready.
 func waiting(ref *diskv1.DiskObjectRef, image ImageState) *fault.Fault {
-	notFound, notReady := reasonImageNotFound, reasonImageNotReady
-	if ref.GetKind() == diskv1.DiskObjectRefKind_ClusterVirtualImage {
+	notFound, notReady, service := reasonImageNotFound, reasonImageNotReady, "image"
+	switch ref.GetKind() {
+	case diskv1.DiskObjectRefKind_ClusterVirtualImage:
 		notFound, notReady = reasonClusterImageNotFound, reasonClusterImageNotReady
+	case diskv1.DiskObjectRefKind_VirtualDiskSnapshot:
+		notFound, notReady, service = reasonSnapshotNotReady, reasonSnapshotNotReady, "snapshot"
 	}
 	switch {
 	case image.Unknown:
-		return fault.New(fault.NotReady, notReady, "waits for the image service, which has not answered yet")
+		return fault.New(fault.NotReady, notReady, "waits for the %s service, which has not answered yet", service)
 	case !image.Found:
 		return fault.New(fault.NotReady, notFound, "waits for %s, which does not exist", describe(ref))
 	case !image.Ready && image.Progress != "":

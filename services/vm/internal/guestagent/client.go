@@ -23,6 +23,8 @@ const (
 	// patience bounds a request whose context has no deadline. An agent under
 	// load answers within a second or so; a hung one never does.
 	patience = 10 * time.Second
+	// freezePatience is for a guest that first writes all that it has to write.
+	freezePatience = 30 * time.Second
 	// delimiter begins the reply of guest-sync-delimited, and makes the agent
 	// drop half a request left by an earlier connection. JSON never contains it.
 	delimiter = 0xff
@@ -86,11 +88,19 @@ func (c *Client) Close() error {
 
 // execute runs one command and decodes its reply into result unless nil.
 func (c *Client) execute(ctx context.Context, command string, result any) error {
+	return c.executeWithin(ctx, patience, command, result)
+}
+
+func (c *Client) executeWithin(ctx context.Context, limit time.Duration, command string, result any) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	return c.inTurn(ctx, command, func(s *stream) error { return s.ask(command, result) })
 }
 
 // tell sends a command that has no reply.
 func (c *Client) tell(ctx context.Context, command string, arguments any) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	return c.inTurn(ctx, command, func(s *stream) error {
 		return s.send(request{Execute: command, Arguments: arguments, ID: random()})
 	})
@@ -100,8 +110,6 @@ func (c *Client) tell(ctx context.Context, command string, arguments any) error 
 // failure but a refusal drops the connection: what is left in it belongs to a
 // request that nobody waits for.
 func (c *Client) inTurn(ctx context.Context, command string, exchange func(*stream) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	ctx, end := context.WithCancelCause(ctx)
 	defer context.AfterFunc(c.alive, func() { end(ErrClosed) })()
 	defer end(nil)

@@ -147,6 +147,23 @@ func (c *Client) Disks(ctx context.Context) (map[string]string, error) {
 	return names, nil
 }
 
+// FreezeFilesystems brings the guest's file systems to rest (guest-fsfreeze-freeze),
+// and tells how many. Whatever comes of it, ThawFilesystems must follow: an agent
+// that doesn't answer may freeze them later.
+func (c *Client) FreezeFilesystems(ctx context.Context) (int, error) {
+	var count int
+	err := c.executeWithin(ctx, freezePatience, "guest-fsfreeze-freeze", &count)
+	return count, err
+}
+
+// ThawFilesystems lets them go on (guest-fsfreeze-thaw), and tells how many were
+// frozen until then. Repeating it is harmless.
+func (c *Client) ThawFilesystems(ctx context.Context) (int, error) {
+	var count int
+	err := c.execute(ctx, "guest-fsfreeze-thaw", &count)
+	return count, err
+}
+
 // Shutdown tells the agent to end the guest, and doesn't wait: the agent
 // answers only a refusal, so that nil means the request was written. QMP tells
 // when the guest is down.

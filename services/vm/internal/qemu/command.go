@@ -11,13 +11,13 @@ import (
 	"orlop.dev/services/vm/internal/qmp"
 )
 
-// Machine is what the process was started with, and what was plugged in since.
-// Present tells what of that the guest has at this moment.
+// Machine is what the process was started with, with the files that its disks
+// write to by now, and what was plugged in since. Present asks QEMU for both.
 func (p *Process) Machine() Machine {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := p.machine
-	m.Plugged = p.plugged
+	m.Disks, m.Plugged = p.disks, p.plugged
 	return m
 }
 

@@ -26,7 +26,7 @@ type Layer struct {
 var ErrUnsafe = errors.New("unsafe disk image")
 
 // maxLayers bounds a chain. It also ends a chain that is a circle.
-const maxLayers = 64
+const maxLayers = 256
 
 // Layers follows a disk image down its backing files. It reads headers itself
 // and probes nothing: QEMU is later told each file and each format by name and

@@ -210,14 +210,17 @@ func (p *Process) closeNodes(ctx context.Context, disk string) error {
 	}
 }
 
-// Present is the machine as it is at this moment: with the plugged disks that
-// QEMU has, and no others. Args of it make a process that a migration of this one
+// Present is the machine as it is at this moment: with the files that its disks
+// write to, with the plugged disks that QEMU has, and no others. Args of it make a process that a migration of this one
 // can go to.
 func (p *Process) Present(ctx context.Context) (Machine, error) {
 	m := p.Machine()
-	if len(m.Plugged) == 0 {
-		return m, nil
+	files, err := p.Files(ctx)
+	if err != nil {
+		return m, err
 	}
+	m.Disks, _ = onto(m.Disks, files)
+	m.Plugged, _ = onto(m.Plugged, files)
 	present, err := p.devices(ctx)
 	if err != nil {
 		return m, err
@@ -265,7 +268,7 @@ func (p *Process) remember(m Machine) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.plugged = m.Plugged
+	p.disks, p.plugged = m.Disks, m.Plugged
 	return nil
 }
 

@@ -33,7 +33,7 @@ var ErrGone = errors.New("the machine's process is gone")
 // Process is one machine's QEMU. Its methods may be called from several
 // goroutines; those that take a context block until QEMU answers.
 type Process struct {
-	machine Machine // as it was when it was found; plugged is newer
+	machine Machine // as it was when it was found; disks and plugged are newer
 	log     *slog.Logger
 	notify  func(Event)
 
@@ -51,7 +51,8 @@ type Process struct {
 	mu      sync.Mutex
 	client  *qmp.Client   // nil while there is no connection
 	change  chan struct{} // closed, and replaced, when client changes
-	plugged []Disk        // Machine.Plugged; the list itself is never changed
+	disks   []Disk        // Machine.Disks; the list itself is never changed
+	plugged []Disk        // Machine.Plugged; neither is it
 }
 
 // attach connects to a process and checks that it is this machine's. One dial,
@@ -89,7 +90,7 @@ func (e *Engine) departed(f folder, m Machine) *Process {
 
 func (e *Engine) process(f folder, m Machine) *Process {
 	p := &Process{
-		machine: m, plugged: m.Plugged, notify: e.notify,
+		machine: m, disks: m.Disks, plugged: m.Plugged, notify: e.notify,
 		log:      e.log.With("machine", m.ID, "name", m.Name),
 		released: make(chan struct{}),
 		gone:     make(chan struct{}),

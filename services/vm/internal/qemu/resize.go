@@ -8,6 +8,7 @@ import (
 // blockSize is a part of QMP's BlockDeviceInfo.
 type blockSize struct {
 	NodeName string `json:"node-name"`
+	File     string `json:"file"`
 	Image    struct {
 		VirtualSize int64 `json:"virtual-size"`
 	} `json:"image"`
@@ -18,18 +19,16 @@ type blockSize struct {
 // as it is, and none is ever made smaller. ErrInvalid if the machine has no disk
 // of that ID.
 func (p *Process) Grow(ctx context.Context, disk string, virtualBytes int64) error {
-	var nodes []blockSize
-	if err := p.executeWith(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes); err != nil {
+	tops, _, err := p.tops(ctx)
+	if err != nil {
 		return err
 	}
-	for _, node := range nodes {
-		if node.NodeName != disk {
-			continue
-		}
-		if node.Image.VirtualSize >= virtualBytes {
-			return nil
-		}
-		return p.executeWith(ctx, "block_resize", map[string]any{"node-name": disk, "size": virtualBytes}, nil)
+	t, found := tops[disk]
+	if !found {
+		return fmt.Errorf("%w: no disk %q", ErrInvalid, disk)
 	}
-	return fmt.Errorf("%w: no disk %q", ErrInvalid, disk)
+	if t.size >= virtualBytes {
+		return nil
+	}
+	return p.executeWith(ctx, "block_resize", map[string]any{"node-name": t.node, "size": virtualBytes}, nil)
 }

@@ -1,0 +1,92 @@
+package endtoend_test
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestSnapshots is the guide's chapter on snapshots, with the quick start's guest.
+func TestSnapshots(t *testing.T) {
+	u := newUser(t)
+	u.serveImage()
+	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+	t.Cleanup(func() {
+		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
+			t.Errorf("orlop down --guests: %v\n%s", err, said)
+		}
+	})
+	u.example("quickstart.yaml")
+	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+
+	u.tells(t, "a disk is frozen under its guest", (*user).testDiskSnapshot)
+	u.tells(t, "a VM is restored under new names", (*user).testRestoreBeside)
+	u.tells(t, "a VM is restored under its own names", (*user).testRestore)
+}
+
+func (u *user) testDiskSnapshot() {
+	if said := u.kubectl("get", "volumesnapshotclasses"); !strings.Contains(said, "DELETIONPOLICY") || !strings.Contains(said, "local.orlop.dev") {
+		u.t.Errorf("classes are %s", said)
+	}
+	u.inGuest("echo before > word; sync")
+	u.example("virtualdisksnapshot.yaml")
+	u.waitFor("vdsnapshot/linux-disk-snapshot", "{.status.phase}", "Ready")
+	u.waitFor("vdsnapshot/linux-disk-snapshot", "{.status.consistent}", "true")
+	u.inGuest("echo after > word") // the freeze writes it
+	u.example("virtualdisk-from-snapshot.yaml")
+	u.waitFor("vd/linux-disk-restored", "{.status.phase}", "Ready")
+}
+
+func (u *user) testRestoreBeside() {
+	u.example("virtualmachinesnapshot.yaml")
+	u.waitFor("vmsnapshot/linux-vm-snapshot", "{.status.phase}", "Ready")
+	u.inGuest("echo later > word; sync")
+	u.example("virtualmachinerestore.yaml")
+	u.waitFor("vmrestore/linux-vm-restore", "{.status.phase}", "Ready")
+	u.waitFor("vm/linux-vm-2", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+	u.kubectl("delete", "vm/linux-vm-2", "vd/linux-disk-2")
+}
+
+func (u *user) testRestore() {
+	conflicting := strings.ReplaceAll(restoreOfSameNames, "NAME", "too-early")
+	u.apply(conflicting)
+	u.waitFor("vmrestore/too-early", "{.status.phase}", "Failed")
+	said := u.kubectl("get", "vmrestore/too-early", "-o", `jsonpath={.status.conditions[?(@.type=="VirtualMachineRestoreReady")].message}`)
+	if !strings.Contains(said, "VirtualMachine linux-vm exists") || !strings.Contains(said, "VirtualDisk linux-disk exists") {
+		u.t.Errorf("the conflicts are told as %q", said)
+	}
+	u.kubectl("delete", "vm/linux-vm", "vd/linux-disk")
+	u.apply(strings.ReplaceAll(restoreOfSameNames, "NAME", "in-place"))
+	u.waitFor("vmrestore/in-place", "{.status.phase}", "Ready")
+	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+	if word := u.inGuest("cat word"); !strings.Contains(word, "after") {
+		u.t.Errorf("the restored guest reads %q", word)
+	}
+}
+
+// example applies one of the examples.
+func (u *user) example(name string) {
+	u.t.Helper()
+	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", name))
+}
+
+// inGuest runs a command at the guest's console and gives what it printed.
+func (u *user) inGuest(command string) string {
+	u.t.Helper()
+	c := u.login()
+	defer c.close()
+	c.send(command + "\n")
+	said := c.expect(prompt)
+	c.send("exit\n")
+	return said
+}
+
+const restoreOfSameNames = `
+apiVersion: virtualization.deckhouse.io/v1alpha2
+kind: VirtualMachineRestore
+metadata:
+  name: NAME
+spec:
+  virtualMachineSnapshotName: linux-vm-snapshot
+`

@@ -1,0 +1,149 @@
+package quiesce_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	metav1 "orlop.dev/gen/orlop/meta/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource"
+	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/services/vm/internal/quiesce"
+)
+
+const uid = "6f9619ff-8b86-4011-b42d-00cf4fc964ff"
+
+// guest is one guest with two file systems. It panics, as a process that is
+// killed, in the call that dies names.
+type guest struct {
+	agent    bool
+	frozen   bool
+	path     string
+	switched bool // while it was frozen
+	dies     string
+}
+
+type killed struct{}
+
+func (g *guest) die(call string) {
+	if g.dies == call {
+		g.dies = ""
+		panic(killed{})
+	}
+}
+
+func (g *guest) Switched(_ context.Context, _ string, overlays []quiesce.Overlay) (running, switched bool, err error) {
+	return true, g.path == overlays[0].Path, nil
+}
+
+func (g *guest) Switch(_ context.Context, _ string, overlays []quiesce.Overlay) error {
+	g.die("before switch")
+	g.path, g.switched = overlays[0].Path, g.frozen
+	g.die("after switch")
+	return nil
+}
+
+func (g *guest) Freeze(context.Context, string) (int, error) {
+	if !g.agent {
+		return 0, fault.New(fault.NotReady, "AgentNotReady", "no guest agent answers")
+	}
+	g.frozen = true
+	g.die("freeze")
+	return 2, nil
+}
+
+func (g *guest) Thaw(context.Context, string) (int, error) {
+	if !g.frozen {
+		return 0, nil
+	}
+	g.frozen = false
+	return 2, nil
+}
+
+func TestFrozenGuestIsThawedWhateverIsKilled(t *testing.T) {
+	client := etcdtest.Start(t)
+	for _, test := range []struct {
+		dies   string
+		keeper bool // thaws before the request is repeated
+		rested bool
+	}{
+		{"", false, true},
+		{"freeze", false, true}, {"freeze", true, true},
+		{"before switch", false, true}, {"before switch", true, true},
+		{"after switch", false, true}, {"after switch", true, true},
+	} {
+		t.Run(test.dies, func(t *testing.T) {
+			g := &guest{agent: true, path: "old", dies: test.dies}
+			prefix := "/" + t.Name()
+			options := quiesce.Options{
+				Etcd: client, Prefix: prefix, Engine: g, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+				Machine: func(resource.Key) (*vmv1.VirtualMachine, bool) {
+					return &vmv1.VirtualMachine{Metadata: &metav1.ObjectMeta{Uid: uid}}, true
+				},
+				Exists: func(string) bool { return true },
+				Ready:  func(context.Context) error { return nil },
+				Device: func(disk string) string { return disk },
+			}
+			request := &vmv1.SwitchGuestDisksRequest{
+				Uid: uid, Token: "token", Rest: vmv1.GuestRest_Required,
+				Files: []*vmv1.GuestDiskFile{{VirtualDiskName: "root", Path: "new"}},
+			}
+			if test.dies != "" {
+				dieIn(t, func() { _, _ = quiesce.New(options).SwitchGuestDisks(t.Context(), request) })
+			}
+			next := quiesce.New(options) // of another process
+			if test.keeper {
+				if err := next.Pass(t.Context()); err != nil || g.frozen {
+					t.Fatalf("the guest is %+v, %v", g, err)
+				}
+			}
+			for range 2 { // a repeated request is told the same
+				response, err := next.SwitchGuestDisks(t.Context(), request)
+				if err != nil || !response.GetRunning() || response.GetAtRest() != test.rested {
+					t.Fatalf("got %v, %v", response, err)
+				}
+			}
+			if g.frozen || g.path != "new" || !g.switched {
+				t.Errorf("the guest is %+v", g)
+			}
+		})
+	}
+}
+
+func dieIn(t *testing.T, call func()) {
+	t.Helper()
+	defer func() {
+		if _, ok := recover().(killed); !ok {
+			t.Fatal("it did not die")
+		}
+	}()
+	call()
+}
+
+func TestGuestWithoutAgent(t *testing.T) {
+	client := etcdtest.Start(t)
+	g := &guest{path: "old"}
+	s := quiesce.New(quiesce.Options{
+		Etcd: client, Prefix: "/quiet", Engine: g, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Machine: func(resource.Key) (*vmv1.VirtualMachine, bool) {
+			return &vmv1.VirtualMachine{Metadata: &metav1.ObjectMeta{Uid: uid}}, true
+		},
+		Device: func(disk string) string { return disk },
+	})
+	request := &vmv1.SwitchGuestDisksRequest{
+		Uid: uid, Token: "token", Rest: vmv1.GuestRest_Required,
+		Files: []*vmv1.GuestDiskFile{{VirtualDiskName: "root", Path: "new"}},
+	}
+	_, err := s.SwitchGuestDisks(t.Context(), request)
+	if fault.ReasonOf(err) != quiesce.ReasonInconsistent || g.path != "old" {
+		t.Fatalf("got %v, and the guest writes to %s", err, g.path)
+	}
+	request.Rest = vmv1.GuestRest_IfPossible
+	response, err := s.SwitchGuestDisks(t.Context(), request)
+	if err != nil || response.GetAtRest() || g.path != "new" {
+		t.Errorf("got %v, %v, and the guest writes to %s", response, err, g.path)
+	}
+}
