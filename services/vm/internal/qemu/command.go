@@ -57,22 +57,32 @@ func (p *Process) Agent() *guestagent.Client { return p.agent }
 // gone is StateGone and no error; one that doesn't answer before the context
 // ends is ErrUnresponsive.
 func (p *Process) State(ctx context.Context) (State, error) {
+	var status struct{ Status string }
+	err := p.ask(ctx, "query-status", &status)
+	switch {
+	case err == nil:
+		return stateOf(status.Status), nil
+	case errors.Is(err, ErrGone):
+		return StateGone, nil
+	}
+	return "", err
+}
+
+// ask runs a command that may be repeated: of a process that ends meanwhile it
+// gives ErrGone, and nothing that depends on when.
+func (p *Process) ask(ctx context.Context, command string, result any) error {
 	for {
-		var status struct{ Status string }
-		err := p.execute(ctx, "query-status", &status)
+		err := p.execute(ctx, command, result)
 		var refusal *qmp.Error
 		switch {
-		case err == nil:
-			return stateOf(status.Status), nil
-		case errors.Is(err, ErrGone):
-			return StateGone, nil
-		case errors.As(err, &refusal), errors.Is(err, ErrUnresponsive), errors.Is(err, ErrClosed):
-			return "", err
+		case err == nil, errors.As(err, &refusal),
+			errors.Is(err, ErrGone), errors.Is(err, ErrUnresponsive), errors.Is(err, ErrClosed):
+			return err
 		}
 		// The connection broke while asking: ask the next one, or learn that the
 		// process is gone. Both come by way of a change.
 		if err := p.lost(ctx); err != nil {
-			return "", err
+			return err
 		}
 	}
 }

@@ -189,7 +189,7 @@ func (e *Engine) finish(ctx context.Context, id string, source *migrateInfo) err
 	}
 	if source != nil {
 		took := moved{ElapsedMillis: source.TotalTime, DowntimeMillis: source.Downtime}
-		if err := main.write(moveFile, move{Attempt: r.Attempt, Moved: &took}); err != nil {
+		if err := main.setMove(move{Attempt: r.Attempt, Moved: &took}); err != nil {
 			return err
 		}
 	}
@@ -219,7 +219,7 @@ func (e *Engine) fail(ctx context.Context, id, attempt, message string) error {
 			return err
 		}
 	}
-	return main.write(moveFile, move{Attempt: attempt, Failed: message})
+	return main.setMove(move{Attempt: attempt, Failed: message})
 }
 
 // discard ends a process that is not, or no longer, the machine, and removes

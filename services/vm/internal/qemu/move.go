@@ -2,9 +2,11 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 )
 
@@ -82,14 +84,26 @@ type move struct {
 
 type moved struct{ ElapsedMillis, DowntimeMillis int64 }
 
-// move reads the last migration; the zero value is none.
+// move reads the last migration; the zero value is none. One that can't be read
+// went down with the host, and both processes with it.
 func (f folder) move() (move, error) {
 	var m move
 	err := f.read(moveFile, &m)
-	if errors.Is(err, fs.ErrNotExist) {
+	if broken := new(json.SyntaxError); errors.Is(err, fs.ErrNotExist) || errors.As(err, &broken) {
 		return move{}, nil
 	}
 	return m, err
+}
+
+// setMove replaces it in one step, without waiting for the disk: what it says
+// matters no longer than the processes live.
+func (f folder) setMove(m move) error {
+	content, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	fresh := f.path(moveFile + ".new")
+	return errors.Join(os.WriteFile(fresh, content, 0o600), os.Rename(fresh, f.path(moveFile)))
 }
 
 func (e *Engine) peerOf(id string) folder { return e.folderOf(id) + peerSuffix }
@@ -192,7 +206,7 @@ func (e *Engine) Send(ctx context.Context, id, attempt string, limits Limits) er
 	}
 	// Written first: whoever comes later knows that the guest is to be let go if
 	// it stands still.
-	if err := main.write(moveFile, move{Attempt: attempt}); err != nil {
+	if err := main.setMove(move{Attempt: attempt}); err != nil {
 		return err
 	}
 	e.moves.watch(e, id, attempt, source)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -146,6 +147,8 @@ func (m *mover) byHand(machine Machine, more ...string) *hand {
 	}
 	arguments := slices.DeleteFunc(Args(machine, m.host, chains), func(a string) bool { return a == "-S" })
 	h := &hand{t: m.t, command: exec.Command(m.host.Binary, append(more, arguments...)...)}
+	// As the engine's: a session of its own has its own share of the processor.
+	h.command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if h.command.Dir, err = os.MkdirTemp("", "move"); err != nil {
 		m.t.Fatal(err)
 	}

@@ -157,7 +157,7 @@ func (m *mover) completes() {
 	ctx := m.t.Context()
 	source, target := m.processIn(m.folderOf(crashID)), m.processIn(m.peerOf(crashID))
 	err := errors.Join(
-		source.configure(ctx, fast), m.folderOf(crashID).write(moveFile, move{Attempt: m.attempt()}),
+		source.configure(ctx, fast), m.folderOf(crashID).setMove(move{Attempt: m.attempt()}),
 		source.send(ctx, "unix:../"+m.peerOf(crashID).name()+"/"+incomingSocket, m.host))
 	if err != nil {
 		m.t.Fatal(err)

@@ -63,7 +63,8 @@ func (i migrateInfo) transfer() Transfer {
 // sending asks for the migration out of the process, or into it.
 func (p *Process) sending(ctx context.Context) (migrateInfo, error) {
 	var info migrateInfo
-	return info, p.execute(ctx, "query-migrate", &info)
+	err := p.ask(ctx, "query-migrate", &info)
+	return info, err
 }
 
 // listen makes a target wait for its machine. It may be repeated.
