@@ -104,8 +104,9 @@ func (u *user) operationsEnd() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for give := time.Now().Add(deadline); ; <-tick.C {
-		phases := u.kubectl("get", "vmop", "-o", "jsonpath={.items[*].status.phase}")
-		if !strings.Contains(phases, "InProgress") && !strings.Contains(phases, "Pending") {
+		phases := u.kubectl("get", "vmop", "-o", "jsonpath={range .items[*]}<{.status.phase}>{end}")
+		// One that nobody has looked at yet has none.
+		if !strings.Contains(phases, "<InProgress>") && !strings.Contains(phases, "<Pending>") && !strings.Contains(phases, "<>") {
 			return
 		}
 		if time.Now().After(give) {
