@@ -188,9 +188,11 @@ type Watchdog struct {
 	seen map[string]mark
 }
 
-// mark is the least that was left to send, and since when.
+// mark is the least that was left to send, the most that the guest was slowed
+// down, and since when.
 type mark struct {
 	remaining int64
+	throttle  int
 	since     time.Time
 }
 
@@ -200,8 +202,8 @@ func (w *Watchdog) Overdue(s Settings, m *power.Migration, memoryBytes int64, si
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	last, known := w.seen[m.Operation]
-	if !known || sight.RemainingBytes < last.remaining {
-		last = mark{sight.RemainingBytes, now}
+	if !known || sight.RemainingBytes < last.remaining || sight.ThrottlePercent > last.throttle {
+		last = mark{sight.RemainingBytes, sight.ThrottlePercent, now}
 		if w.seen == nil {
 			w.seen = map[string]mark{}
 		}
