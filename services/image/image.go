@@ -134,13 +134,10 @@ func (s *Service) diskChanged(disk *diskv1.VirtualDisk) {
 
 // exists reports whether a holder of a disk is an image that there is, or may be.
 func (s *Service) exists(holder *metav1.Holder) bool {
-	key := resource.Key{Namespace: holder.GetNamespace(), Name: holder.GetName()}
-	if key.Namespace == "" {
-		image, err := s.clusterImages.Get(key)
-		return err == nil && image.GetMetadata().GetUid() == holder.GetUid() || err != nil && !fault.Is(err, fault.NotFound)
+	if holder.GetNamespace() == "" {
+		return s.clusterImages.has(holder)
 	}
-	image, err := s.images.Get(key)
-	return err == nil && image.GetMetadata().GetUid() == holder.GetUid() || err != nil && !fault.Is(err, fault.NotFound)
+	return s.images.has(holder)
 }
 
 // kept is one kind that the service keeps: its objects, methods and loop.
@@ -160,6 +157,16 @@ func (k *kept[T]) wake(kind imagev1.ObjectRefKind_Value, of resource.Key) {
 	for _, key := range waiting {
 		k.loop.Trigger(key)
 	}
+}
+
+// has reports whether a holder is an image of the kind; true where that can't be
+// told.
+func (k *kept[T]) has(holder *metav1.Holder) bool {
+	image, err := k.Get(resource.Key{Namespace: holder.GetNamespace(), Name: holder.GetName()})
+	if err != nil {
+		return !fault.Is(err, fault.NotFound)
+	}
+	return image.GetMetadata().GetUid() == holder.GetUid()
 }
 
 func newKept[T resource.Object](opts Options, images virtualimage.Kind[T], way *intake.Intake, finalizer string) (*kept[T], error) {

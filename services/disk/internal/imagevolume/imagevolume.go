@@ -102,7 +102,7 @@ func holdName(uid string) string { return "image-" + uid }
 // EnsureImageVolume implements diskv1.ImageVolumeServiceServer.
 func (s *Service) EnsureImageVolume(ctx context.Context, r *diskv1.EnsureImageVolumeRequest) (*diskv1.ImageVolume, error) {
 	owner := r.GetOwner()
-	if owner.GetUid() == "" || owner.GetName() == "" || owner.GetNamespace() == "" || owner.GetKind() == "" {
+	if !known(owner) {
 		return nil, fault.Refuse("owner", "FieldValueRequired", "kind, namespace, name and uid are required")
 	}
 	s.mu.Lock()
@@ -137,6 +137,10 @@ func (s *Service) EnsureImageVolume(ctx context.Context, r *diskv1.EnsureImageVo
 		return nil, err
 	}
 	return s.tell(ctx, owner.GetUid(), v)
+}
+
+func known(owner *metav1.Holder) bool {
+	return owner.GetUid() != "" && owner.GetName() != "" && owner.GetNamespace() != "" && owner.GetKind() != ""
 }
 
 // make holds the content of the source for an image.
