@@ -200,13 +200,17 @@ func (d *daemon) newOperator() (*facade.Operator, error) {
 	if err != nil {
 		return nil, err
 	}
+	external, err := d.settings.NodePorts()
+	if err != nil {
+		return nil, err
+	}
 	return facade.New(facade.Options{
 		REST: d.cluster.rest, User: d.cluster.user,
 		Connect: toAll(conn),
 		Listen:  d.doors.webhook.String(), Certificate: d.identity.server, CABundle: d.identity.authority.CertificatePEM(),
 		URL:     "https://" + d.doors.webhook.String(),
-		Publish: d.cluster.own != nil,
-		Logger:  d.logger,
+		Publish: d.cluster.own != nil, NodeExternalIP: external,
+		Logger: d.logger,
 	})
 }
 

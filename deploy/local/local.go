@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -72,6 +74,10 @@ type daemon struct {
 	cluster  *cluster // nil without a Kubernetes API
 	peers    *peers
 	operator *facade.Operator
+	// gateway is this machine on the guests' network; invalid in user mode.
+	gateway netip.Addr
+	// reach connects to a guest.
+	reach func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // step is a part of the start. It says what came out of it, for people.
@@ -96,6 +102,9 @@ func (d *daemon) steps() []step {
 	)
 	if d.wantsKubernetes() {
 		steps = append(steps, step{"custom resources", d.installKinds}, step{"facade", d.startFacade})
+	}
+	if d.ownsKubernetes() {
+		steps = append(steps, step{"Services among guests", d.startProxy}, step{"Services and Ingresses", d.startPublisher})
 	}
 	return append(steps, step{"doors", d.announce})
 }
@@ -129,6 +138,8 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	return context.Cause(ctx)
 }
+
+func (d *daemon) ownsKubernetes() bool { return d.wantsKubernetes() && d.settings.Kubeconfig == "" }
 
 func (d *daemon) wantsKubernetes() bool {
 	return d.settings.Kubeconfig != "" || d.settings.Kubernetes != home.KubernetesNone

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"orlop.dev/deploy/local/internal/kubernetes"
 	"orlop.dev/facade/explain"
 	"orlop.dev/facade/gateway"
 	"orlop.dev/facade/home"
@@ -169,9 +171,13 @@ func (d *daemon) newDisk(_ context.Context, conn *grpc.ClientConn) (serve.Part, 
 }
 
 func (d *daemon) newNetwork(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
+	var virtual []netip.Prefix
+	if d.ownsKubernetes() {
+		virtual = []netip.Prefix{kubernetes.ServiceNetwork}
+	}
 	service, err := network.New(network.Options{
 		Etcd: d.store.Client(), Prefix: network.DefaultPrefix, VirtualMachines: conn,
-		CIDRs: d.settings.VirtualMachineCIDRs, Mode: d.settings.NetworkMode,
+		CIDRs: d.settings.VirtualMachineCIDRs, Mode: d.settings.NetworkMode, Virtual: virtual,
 		Namespace: filepath.Base(d.home.NetworkNamespace()), StateDir: d.home.Network(),
 		Logger: d.logger.With("service", "network"),
 	})
@@ -180,6 +186,7 @@ func (d *daemon) newNetwork(_ context.Context, conn *grpc.ClientConn) (serve.Par
 	}
 	mode, reason := service.Mode()
 	d.report.fact("network", mode, reason)
+	d.gateway, d.reach = service.Gateway(), service.DialContext
 	return service.Part(), nil
 }
 
@@ -192,10 +199,14 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 	if err != nil {
 		return serve.Part{}, err
 	}
+	nodeAddress := ""
+	if d.gateway.IsValid() {
+		nodeAddress = d.gateway.String()
+	}
 	service, err := vm.New(ctx, vm.Options{
 		Etcd: d.store.Client(), Prefix: vm.DefaultPrefix, Disks: conn, Images: conn, Networks: conn,
 		Dir: d.home.Machines(), DiskRoots: []string{d.home.Disks(), d.images.Dir()},
-		Nodes: nodeNames(d.settings.Nodes), QEMU: d.settings.QEMU,
+		Nodes: nodeNames(d.settings.Nodes), NodeAddress: nodeAddress, QEMU: d.settings.QEMU,
 		Migration: vm.Migration{
 			BytesPerSecond: bandwidth, ProgressTimeout: d.settings.MigrationProgressTimeout,
 			CompletionTimeoutPerGiB: d.settings.MigrationCompletionTimeout,

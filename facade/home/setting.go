@@ -34,6 +34,9 @@ const (
 	NetworkUser = "user"
 )
 
+// PublishNowhere is the value of Settings.PublishAddress for no node ports.
+const PublishNowhere = "none"
+
 // Settings are what a user decides about the daemon. None of them is secret.
 type Settings struct {
 	Home string
@@ -49,6 +52,12 @@ type Settings struct {
 	// Guests' network.
 	VirtualMachineCIDRs []string
 	NetworkMode         string
+	// PublishAddress is where node ports of Services are on this machine;
+	// PublishNowhere for none. LoadBalancerCIDR are addresses of this machine for
+	// load balancers and Ingresses; empty for none.
+	PublishAddress, LoadBalancerCIDR string
+	// Ports of Ingresses.
+	IngressHTTPPort, IngressHTTPSPort uint16
 	// Simulated nodes, and how much of this machine each may promise.
 	Nodes                           int
 	CPUOvercommit, MemoryOvercommit float64
@@ -80,7 +89,8 @@ func DefaultSettings() Settings {
 	return Settings{
 		Home: Default(), Kubernetes: KubernetesLocal, NetworkMode: NetworkAuto,
 		VirtualMachineCIDRs: []string{"10.66.10.0/24", "10.66.20.0/24"},
-		Nodes:               2, CPUOvercommit: 4, MemoryOvercommit: 1, DiskOvercommit: 4,
+		PublishAddress:      "127.0.0.1", LoadBalancerCIDR: "127.66.0.0/24", IngressHTTPPort: 80, IngressHTTPSPort: 443,
+		Nodes: 2, CPUOvercommit: 4, MemoryOvercommit: 1, DiskOvercommit: 4,
 		QEMU: "qemu-system-x86_64", MigrationBandwidth: "640Mi",
 		MigrationProgressTimeout: 150 * time.Second, MigrationCompletionTimeout: 800 * time.Second,
 	}
@@ -101,6 +111,10 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.Kubeconfig, "kubeconfig", s.Kubeconfig, "kubeconfig of a cluster of yours, instead of a Kubernetes API of its own")
 	fs.StringSliceVar(&s.VirtualMachineCIDRs, "virtual-machine-cidrs", s.VirtualMachineCIDRs, "networks that guests get their addresses from")
 	fs.StringVar(&s.NetworkMode, "network", s.NetworkMode, "how guests are connected: tap (needs root), user, or auto")
+	fs.StringVar(&s.PublishAddress, "publish-address", s.PublishAddress, "address of this machine where node ports of Services are, or none")
+	fs.StringVar(&s.LoadBalancerCIDR, "load-balancer-cidr", s.LoadBalancerCIDR, "addresses of this machine for load balancers and Ingresses; empty for none")
+	fs.Uint16Var(&s.IngressHTTPPort, "ingress-http-port", s.IngressHTTPPort, "port of Ingresses for HTTP")
+	fs.Uint16Var(&s.IngressHTTPSPort, "ingress-https-port", s.IngressHTTPSPort, "port of Ingresses for HTTPS")
 	fs.IntVar(&s.Nodes, "nodes", s.Nodes, "how many nodes this machine simulates")
 	fs.Float64Var(&s.CPUOvercommit, "cpu-overcommit", s.CPUOvercommit, "how many times its processors each node promises")
 	fs.Float64Var(&s.MemoryOvercommit, "memory-overcommit", s.MemoryOvercommit, "how many times its memory each node promises")
@@ -145,6 +159,15 @@ func (s Settings) Validate() error {
 	} else if len(s.VirtualMachineCIDRs) == 0 {
 		refuse("--virtual-machine-cidrs: at least one network is needed")
 	}
+	if _, err := s.NodePorts(); err != nil {
+		refuse("--publish-address: %w", err)
+	}
+	if _, err := s.LoadBalancers(); err != nil {
+		refuse("--load-balancer-cidr: %w", err)
+	}
+	if s.IngressHTTPPort == 0 || s.IngressHTTPSPort == 0 || s.IngressHTTPPort == s.IngressHTTPSPort {
+		refuse("--ingress-http-port and --ingress-https-port must be two ports")
+	}
 	if _, err := Prefixes(s.AllowImageSources); err != nil {
 		refuse("--allow-image-source: %w", err)
 	}
@@ -162,6 +185,29 @@ func (s Settings) MigrationBytesPerSecond() (int64, error) {
 		return 0, fmt.Errorf("%s is no number of bytes", s.MigrationBandwidth)
 	}
 	return bytes, nil
+}
+
+// NodePorts is where node ports are; the zero Addr for nowhere.
+func (s Settings) NodePorts() (netip.Addr, error) {
+	if s.PublishAddress == PublishNowhere {
+		return netip.Addr{}, nil
+	}
+	return netip.ParseAddr(s.PublishAddress)
+}
+
+// LoadBalancers are the addresses of load balancers; the zero Prefix for none.
+func (s Settings) LoadBalancers() (netip.Prefix, error) {
+	if s.LoadBalancerCIDR == "" {
+		return netip.Prefix{}, nil
+	}
+	prefix, err := netip.ParsePrefix(s.LoadBalancerCIDR)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if prefix.Addr().BitLen()-prefix.Bits() < 2 {
+		return netip.Prefix{}, fmt.Errorf("%s has no address between its first and its last", prefix)
+	}
+	return prefix, nil
 }
 
 // Prefixes parses networks.

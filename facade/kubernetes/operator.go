@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -80,6 +81,9 @@ type Options struct {
 	// Publish makes Node, StorageClass, VolumeSnapshotClass and Pod objects, which
 	// no cluster has made.
 	Publish bool
+	// NodeExternalIP is where this machine's users find node ports: shown by the
+	// Nodes that are published, if it is valid.
+	NodeExternalIP netip.Addr
 	// LeaderElection, by a Lease in this namespace; none where it is empty.
 	LeaderElection string
 	Logger         *slog.Logger
@@ -302,7 +306,7 @@ func (o *Operator) publishers(c client.Client) ([]native.Publisher, error) {
 	return []native.Publisher{
 		native.StorageClasses{Kube: c, Disks: diskv1.NewStorageClassServiceClient(disks)},
 		native.VolumeSnapshotClasses{Kube: c, Snapshots: snapshotv1.NewVolumeSnapshotClassServiceClient(snapshots)},
-		native.Nodes{Kube: c, VMs: vmv1.NewNodeServiceClient(machines)},
+		native.Nodes{Kube: c, VMs: vmv1.NewNodeServiceClient(machines), External: o.opts.NodeExternalIP},
 	}, nil
 }
 

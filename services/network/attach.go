@@ -61,7 +61,9 @@ func newFabric(opts Options, pool *address.Pool) (guestNetwork, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fabric.New(fabric.Options{Namespace: opts.Namespace, Pool: pool, DNS: servers, Log: opts.Logger})
+	return fabric.New(fabric.Options{
+		Namespace: opts.Namespace, Pool: pool, DNS: servers, Virtual: opts.Virtual, Log: opts.Logger,
+	})
 }
 
 func newUserNetwork(opts Options, pool *address.Pool) (guestNetwork, error) {

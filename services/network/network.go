@@ -11,6 +11,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +28,7 @@ import (
 	"orlop.dev/kit/resource/schema"
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/network/internal/address"
+	"orlop.dev/services/network/internal/fabric"
 	"orlop.dev/services/network/internal/ipaddress"
 	"orlop.dev/services/network/internal/lease"
 	"orlop.dev/services/network/internal/port"
@@ -57,6 +60,7 @@ type Service struct {
 	book         *lease.Book
 
 	network  chosen
+	gateway  netip.Addr
 	board    *port.Board
 	tunnel   *tunnel.Tunnel
 	machines *resource.Mirror[*vmv1.VirtualMachine] // nil without the VM service
@@ -78,6 +82,9 @@ func New(opts Options) (*Service, error) {
 	s := &Service{log: opts.Logger}
 	if s.network, err = choose(opts, pool); err != nil {
 		return nil, err
+	}
+	if s.network.mode == fabric.Tap {
+		s.gateway = pool.Gateway4()
 	}
 	if err := s.wireLeases(opts, pool); err != nil {
 		return nil, err
@@ -149,6 +156,16 @@ func collection[T resource.Object](opts Options, message proto.Message, finalize
 // Part is the service as a piece of a process.
 func (s *Service) Part() serve.Part {
 	return serve.Part{Name: "network", Register: s.register, Ready: s.ready, Run: s.run}
+}
+
+// Gateway is this machine's IPv4 address on the guests' network; the zero Addr
+// where it has none, as in user mode.
+func (s *Service) Gateway() netip.Addr { return s.gateway }
+
+// DialContext connects to a guest's literal address and port, however guests
+// are connected. It may be called once the Part runs.
+func (s *Service) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return s.network.DialContext(ctx, network, address)
 }
 
 // Mode is how guests are connected to this machine, Tap or User, and a sentence

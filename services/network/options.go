@@ -52,6 +52,10 @@ type Options struct {
 	// DNS are addresses of name servers that guests are told; usually none can be
 	// reached from a namespace.
 	DNS []string
+	// Virtual are IPv4 networks whose addresses somebody else stands in for in
+	// Namespace by rewriting packets, as kube-proxy does for Services. No CIDR may
+	// overlap them.
+	Virtual []netip.Prefix
 	// VirtualMachines is a connection to the VM service, by which addresses of VMs
 	// that are gone are deleted. Without it nothing is.
 	VirtualMachines grpc.ClientConnInterface

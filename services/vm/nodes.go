@@ -11,7 +11,7 @@ func (s *Service) ListNodes(context.Context, *vmv1.ListNodesRequest) (*vmv1.List
 	response := new(vmv1.ListNodesResponse)
 	for _, n := range s.nodes {
 		response.Items = append(response.Items, &vmv1.Node{
-			Name: n.Name, Labels: n.Labels, Allocatable: n.Allocatable(), Schedulable: true,
+			Name: n.Name, Labels: n.Labels, Allocatable: n.Allocatable(), Schedulable: true, Address: s.nodeAddress,
 			Accelerator: string(s.host.Accelerator), QemuVersion: s.host.Version.String(),
 		})
 	}

@@ -59,8 +59,10 @@ type Options struct {
 	Dir string
 	// DiskRoots are the folders in which disks have their backing files.
 	DiskRoots []string
-	// Nodes are the names of the simulated nodes.
-	Nodes []string
+	// Nodes are the names of the simulated nodes, NodeAddress what guests reach all
+	// of them by; empty where they don't.
+	Nodes       []string
+	NodeAddress string
 	// MilliCPU and MemoryBytes are what all nodes together have for VMs.
 	MilliCPU, MemoryBytes int64
 	// QEMU is the emulator's binary; qemu.DefaultBinary where it is empty.
@@ -95,14 +97,15 @@ type Service struct {
 	vmv1.UnimplementedVirtualMachineServiceServer
 	vmv1.UnimplementedNodeServiceServer
 
-	host      qemu.Host
-	nodes     []node.Node
-	engine    *local.Engine
-	devices   *peer.Devices
-	addresses *peer.Addresses
-	leader    *reconcile.Election
-	rules     *machine.Reconciler
-	quiesce   *quiesce.Service
+	host        qemu.Host
+	nodes       []node.Node
+	nodeAddress string
+	engine      *local.Engine
+	devices     *peer.Devices
+	addresses   *peer.Addresses
+	leader      *reconcile.Election
+	rules       *machine.Reconciler
+	quiesce     *quiesce.Service
 
 	machines   *kept[*vmv1.VirtualMachine]
 	classes    *kept[*vmv1.VirtualMachineClass]
@@ -128,7 +131,7 @@ func New(ctx context.Context, opts Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		host:  host,
+		host: host, nodeAddress: opts.NodeAddress,
 		nodes: node.Simulate(opts.Nodes, node.Demand{MilliCPU: opts.MilliCPU, MemoryBytes: opts.MemoryBytes}),
 		leader: &reconcile.Election{
 			Client: opts.Etcd, Key: opts.Prefix + "/election", Identity: "vm", Logger: opts.Logger,

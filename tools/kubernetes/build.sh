@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds bin/kube (kube-apiserver, kube-controller-manager, kubectl) and its name bin/kubectl. Does nothing when they are up to date.
+# Builds bin/kube (kube-apiserver, kube-controller-manager, kube-proxy, kubectl) and its name bin/kubectl. Does nothing when they are up to date.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

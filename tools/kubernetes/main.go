@@ -1,5 +1,5 @@
-// Command kube is the Kubernetes that Orlop runs on one machine: kube-apiserver, kube-controller-manager and kubectl in one binary, because
-// they share nearly all of their code. The name it is called by, or else its first argument, says which of them it is.
+// Command kube is the Kubernetes that Orlop runs on one machine: kube-apiserver, kube-controller-manager, kube-proxy and kubectl in one
+// binary, because they share nearly all of their code. The name it is called by, or else its first argument, says which of them it is.
 package main
 
 import (
@@ -18,9 +18,10 @@ import (
 	kubectlerror "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 )
 
-const usage = "usage: kube {kube-apiserver|kube-controller-manager|kubectl} [argument]..."
+const usage = "usage: kube {kube-apiserver|kube-controller-manager|kube-proxy|kubectl} [argument]..."
 
 // program is one of the commands that the binary holds. It returns its exit code, or ends the process itself.
 type program func() int
@@ -31,7 +32,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
 	}
-	os.Args = args // all three parse the process's arguments by themselves
+	os.Args = args // all of them parse the process's arguments by themselves
 	os.Exit(run())
 }
 
@@ -54,6 +55,8 @@ func lookup(name string) program {
 		return func() int { return runServer(apiserver.NewAPIServerCommand()) }
 	case "kube-controller-manager":
 		return func() int { return runServer(controllermanager.NewControllerManagerCommand()) }
+	case "kube-proxy":
+		return func() int { return runServer(proxy.NewProxyCommand()) }
 	case "kubectl":
 		return runKubectl
 	default:

@@ -17,13 +17,14 @@ import (
 const (
 	apiserverName = "kube-apiserver"
 
-	// serviceNetwork is where the cluster IPs of Services come from. The API itself takes the first address.
-	serviceNetwork = "10.222.0.0/16"
-	serviceIssuer  = "https://kubernetes.default.svc"
+	serviceIssuer = "https://kubernetes.default.svc"
 
 	readyTimeout  = 2 * time.Minute // a machine that is busy building takes far longer than the usual seconds
 	readyInterval = 50 * time.Millisecond
 )
+
+// ServiceNetwork is where the cluster IPs of Services come from. The API itself takes the first address.
+var ServiceNetwork = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 222}), 16)
 
 // Groups that nothing here serves a purpose for: no kubelet runs their pods, no controller acts on them. Leaving them out saves memory and
 // tells the user so at once. networking.k8s.io must stay whatever happens: the API server dies without it.
@@ -51,7 +52,7 @@ func apiserverArguments(etcd Etcd, dir folder, address netip.AddrPort) []string 
 		"--service-account-issuer=" + serviceIssuer,
 		"--service-account-signing-key-file=" + dir.path(accountKeyFile),
 		"--service-account-key-file=" + dir.path(accountKeyFile),
-		"--service-cluster-ip-range=" + serviceNetwork,
+		"--service-cluster-ip-range=" + ServiceNetwork.String(),
 
 		"--disable-admission-plugins=" + strings.Join(unservedAdmission, ","),
 		"--runtime-config=" + strings.Join(unservedGroups, "=false,") + "=false",

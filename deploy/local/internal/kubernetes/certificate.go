@@ -60,7 +60,7 @@ func prepareServing(dir folder, authority pair, address netip.Addr) error {
 		IPAddresses: []net.IP{
 			address.AsSlice(),
 			net.IPv4(127, 0, 0, 1),
-			netip.MustParsePrefix(serviceNetwork).Addr().Next().AsSlice(), // the Service "kubernetes"
+			ServiceNetwork.Addr().Next().AsSlice(), // the Service "kubernetes"
 		},
 	}
 	_, err = makePair(dir, servingFile, template, &authority)

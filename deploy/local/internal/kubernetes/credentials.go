@@ -36,7 +36,7 @@ func prepareCredentials(dir folder, address netip.AddrPort, users []User) (crede
 	if err := prepareAccountKey(dir); err != nil {
 		return c, fmt.Errorf("service account key: %w", err)
 	}
-	everybody := append([]User{{Name: Admin, Groups: []string{Masters}}, {Name: controllerManagerUser}}, users...)
+	everybody := append([]User{{Name: Admin, Groups: []string{Masters}}, {Name: controllerManagerUser}, {Name: proxyUser}}, users...)
 	if c.tokens, err = prepareTokens(dir, everybody); err != nil {
 		return c, fmt.Errorf("tokens: %w", err)
 	}
@@ -44,8 +44,12 @@ func prepareCredentials(dir folder, address netip.AddrPort, users []User) (crede
 		dir.write(authorityCertFile, c.authority),
 		c.writeKubeconfig(dir, adminKubeconfig, Admin),
 		c.writeKubeconfig(dir, managerKubeconfig, controllerManagerUser),
+		c.writeKubeconfig(dir, proxyKubeconfig, proxyUser),
 	)
 }
+
+// address is where the API listens.
+func (c credentials) address() string { return strings.TrimPrefix(c.url, "https://") }
 
 func (c credentials) restConfig(user string) (*rest.Config, error) {
 	token, known := c.tokens[user]

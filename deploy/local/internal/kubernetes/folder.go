@@ -21,6 +21,7 @@ const (
 	tokensFile        = "tokens.csv"
 	adminKubeconfig   = "admin.kubeconfig"
 	managerKubeconfig = "kube-controller-manager.kubeconfig"
+	proxyKubeconfig   = "kube-proxy.kubeconfig"
 )
 
 // folder is the state directory, by its absolute path without symbolic links: one directory has one name, by which its processes are known.

@@ -1,11 +1,11 @@
-// Package kubernetes runs a Kubernetes API on one machine: a real kube-apiserver and kube-controller-manager as child processes, with
-// certificates, tokens and kubeconfigs of its own making.
+// Package kubernetes runs a Kubernetes API on one machine: a real kube-apiserver, kube-controller-manager and kube-proxy as child processes,
+// with certificates, tokens and kubeconfigs of its own making.
 //
 // It owns a state directory and the processes that run on it. It must not know what the API is used for (no kind, no custom resource) nor how
 // etcd is run: it is given an etcd and gives back a way to talk to the API.
 //
 // There is no kubelet and no scheduler: the API holds objects, and what is left of Kubernetes is what makes objects behave (garbage
-// collection, namespaces, service accounts, quotas, aggregated roles).
+// collection, namespaces, service accounts, quotas, aggregated roles, Services).
 package kubernetes
 
 import (
@@ -42,6 +42,7 @@ type Server struct {
 	mu                sync.Mutex // guards what follows
 	apiserver         *process
 	controllerManager *process
+	stopProxy         context.CancelFunc // nil before StartProxy
 	err               error
 	watchers          sync.WaitGroup
 	done              chan struct{}
@@ -150,7 +151,7 @@ func (s *Server) RESTConfig(user string) (*rest.Config, error) { return s.creden
 // Done is closed when a child has died unasked, or when Stop is through. Err says which.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Err is nil while both children run and after an orderly Stop, and an *ExitError once a child has died unasked.
+// Err is nil while both the API and its controllers run and after an orderly Stop, and an *ExitError once a child has died unasked.
 func (s *Server) Err() error {
 	select {
 	case <-s.done:
@@ -165,6 +166,9 @@ func (s *Server) Err() error {
 func (s *Server) Stop(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopProxy != nil {
+		s.stopProxy()
+	}
 	for _, child := range []*process{s.controllerManager, s.apiserver} {
 		if child == nil {
 			continue

@@ -76,7 +76,7 @@ func (o Options) validate() error {
 	case !o.Address.IsValid() || o.Address.Addr().IsUnspecified():
 		return fmt.Errorf("%w: %s is not an address that clients can be sent to", ErrOptions, o.Address)
 	}
-	seen := map[string]bool{Admin: true, controllerManagerUser: true}
+	seen := map[string]bool{Admin: true, controllerManagerUser: true, proxyUser: true}
 	for _, user := range o.Users {
 		if user.Name == "" || seen[user.Name] {
 			return fmt.Errorf("%w: the user name %q is empty, taken or reserved", ErrOptions, user.Name)

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -43,6 +42,7 @@ type command struct {
 	name      string // what the child is called by: its argument zero
 	arguments []string
 	log       string // path; the log of the run before is kept beside it
+	namespace string // path of the network namespace to run in; empty for this process's own
 }
 
 // A process is a child that was started.
@@ -66,27 +66,35 @@ func startProcess(c command) (*process, error) {
 	p.cmd = &exec.Cmd{
 		Path:        c.binary,
 		Args:        append([]string{c.name}, c.arguments...),
-		Env:         []string{"GOGC=50"}, // memory is dearer here than CPU
+		Env:         []string{"GOGC=50", "PATH=" + os.Getenv("PATH")}, // memory is dearer here than CPU; kube-proxy looks for nft
 		Stdout:      log,
 		Stderr:      log,
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true},
 	}
 	started := make(chan error)
-	go p.supervise(started)
+	go onOwnThread(func() { p.supervise(started) })
 	return p, <-started
 }
 
-// supervise starts the child and reaps it. It keeps its thread from start to end: the kernel sends Pdeathsig when the THREAD that forked
-// exits, and any other thread may go at any time, with whatever locked goroutine the runtime lends it to next.
+// supervise starts the child and reaps it. It needs a thread of its own from start to end: the kernel sends Pdeathsig when the THREAD that
+// forked exits, and any other thread may go at any time, with whatever locked goroutine the runtime lends it to next.
 func (p *process) supervise(started chan<- error) {
 	defer close(p.ended)
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	err := p.cmd.Start()
+	err := p.begin()
 	started <- err
 	if err == nil {
 		p.result = p.cmd.Wait()
 	}
+}
+
+// begin starts the child in its namespace, which the thread then is in too.
+func (p *process) begin() error {
+	if p.namespace != "" {
+		if err := enter(p.namespace); err != nil {
+			return err
+		}
+	}
+	return p.cmd.Start()
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }

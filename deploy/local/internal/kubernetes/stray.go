@@ -31,6 +31,7 @@ func markers(dir folder) map[string]string {
 	return map[string]string{
 		apiserverName:         apiserverMarker(dir),
 		controllerManagerName: controllerManagerMarker(dir),
+		proxyName:             proxyMarker(dir),
 	}
 }
 

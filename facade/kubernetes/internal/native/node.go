@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,9 @@ import (
 type Nodes struct {
 	Kube client.Client
 	VMs  vmv1.NodeServiceClient
+	// External is the address of all nodes to this machine's users; the zero Addr
+	// for none.
+	External netip.Addr
 }
 
 // Publish implements Publisher. Cordons and labels that a user put on a node
@@ -30,6 +34,10 @@ func (p Nodes) Publish(ctx context.Context) error {
 		node, err := nodeOf(item)
 		if err != nil {
 			return err
+		}
+		if p.External.IsValid() {
+			node.Status.Addresses = append(node.Status.Addresses,
+				corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: p.External.String()})
 		}
 		if err := p.publish(ctx, node); err != nil {
 			return fmt.Errorf("node %s: %w", item.GetName(), err)

@@ -115,6 +115,16 @@ func NewPool(prefixes []netip.Prefix, gateways ...netip.Addr) (*Pool, error) {
 // Subnets lists the pool's CIDRs in the order in which they were given.
 func (p *Pool) Subnets() []Subnet { return slices.Clone(p.subnets) }
 
+// Gateway4 is the gateway of the first IPv4 CIDR; the zero Addr if there is none.
+func (p *Pool) Gateway4() netip.Addr {
+	for _, subnet := range p.subnets {
+		if subnet.Gateway.Is4() {
+			return subnet.Gateway
+		}
+	}
+	return netip.Addr{}
+}
+
 // Lookup finds the subnet that an address lies in, be the address usable or not.
 func (p *Pool) Lookup(address netip.Addr) (Subnet, bool) {
 	for _, subnet := range p.subnets {

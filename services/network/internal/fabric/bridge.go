@@ -156,14 +156,14 @@ func (f *Fabric) ensureAddresses(bridge netlink.Link) error {
 
 func (f *Fabric) ensureRoutes(bridge netlink.Link) error {
 	wanted := map[netip.Prefix]bool{}
-	for _, subnet := range f.options.Pool.Subnets() {
-		wanted[subnet.Prefix] = true
+	for prefix, source := range f.routes() {
+		wanted[prefix] = true
 		route := &netlink.Route{
-			LinkIndex: bridge.Attrs().Index, Dst: ipNet(subnet.Prefix), Src: subnet.Gateway.AsSlice(),
+			LinkIndex: bridge.Attrs().Index, Dst: ipNet(prefix), Src: source.AsSlice(),
 			Scope: netlink.SCOPE_LINK, Protocol: routeProtocol,
 		}
 		if err := netlink.RouteReplace(route); err != nil {
-			return fmt.Errorf("route %s: %w", subnet.Prefix, err)
+			return fmt.Errorf("route %s: %w", prefix, err)
 		}
 	}
 	present, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(bridge, netlink.FAMILY_ALL) })
@@ -179,6 +179,20 @@ func (f *Fabric) ensureRoutes(bridge netlink.Link) error {
 		}
 	}
 	return nil
+}
+
+// routes are the networks behind the bridge, and the addresses that this machine has for them.
+func (f *Fabric) routes() map[netip.Prefix]netip.Addr {
+	routes := map[netip.Prefix]netip.Addr{}
+	for _, subnet := range f.options.Pool.Subnets() {
+		routes[subnet.Prefix] = subnet.Gateway
+	}
+	if source := f.options.Pool.Gateway4(); source.IsValid() && !f.space.Host() {
+		for _, prefix := range f.options.Virtual {
+			routes[prefix] = source
+		}
+	}
+	return routes
 }
 
 func isMissing(err error) bool {

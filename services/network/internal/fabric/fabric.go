@@ -11,6 +11,7 @@ package fabric
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -33,7 +34,10 @@ type Options struct {
 	Pool      *address.Pool // the guests' CIDRs and their gateways
 	MTU       int           // bytes; DefaultMTU if 0
 	DNS       []netip.Addr  // name servers that guests are told, if any
-	Log       *slog.Logger  // slog.Default() if nil
+	// Virtual are networks that nobody has: whoever rewrites packets in the namespace (a Service's cluster IP) needs that
+	// they have a way there at all. In a namespace of our own only.
+	Virtual []netip.Prefix
+	Log     *slog.Logger // slog.Default() if nil
 }
 
 // A Fabric is the guests' network of this machine, on taps. It is safe for concurrent use. Two processes must not own
@@ -79,6 +83,13 @@ func (o Options) validate() error {
 		return &OptionError{Option: "pool", Rule: "is missing"}
 	case o.MTU < leastMTU || o.MTU > mostMTU:
 		return &OptionError{Option: "MTU", Rule: "must be 576 to 65521 bytes"}
+	}
+	for _, prefix := range o.Virtual {
+		for _, subnet := range o.Pool.Subnets() {
+			if prefix.Overlaps(subnet.Prefix) {
+				return &OptionError{Option: "pool", Rule: fmt.Sprintf("must not overlap %s, which is taken for Services", prefix)}
+			}
+		}
 	}
 	for _, server := range o.DNS {
 		if !server.Is4() {
