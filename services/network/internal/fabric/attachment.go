@@ -106,10 +106,16 @@ func (f *Fabric) Attach(ctx context.Context, wanted Attachment) (Port, error) {
 
 // plug makes the kernel and the DHCP server agree with an attachment.
 func (f *Fabric) plug(bridge netlink.Link, wanted Attachment) error {
+	former, known := f.register.get(wanted.place())
+	if !known || former.note() != wanted.note() {
+		// First: a tap that the filter doesn't know would pass everything.
+		if err := f.filter(former, wanted); err != nil {
+			return err
+		}
+	}
 	if err := f.ensureTap(bridge, wanted); err != nil {
 		return err
 	}
-	former, known := f.register.get(wanted.place())
 	f.register.put(wanted)
 	if known && former.Address != wanted.Address {
 		if err := forget(bridge, former.Address); err != nil {
@@ -148,22 +154,28 @@ func (f *Fabric) unplug(ctx context.Context, at place) error {
 		f.register.remove(at)
 		return nil
 	}
-	err := f.space.Do(func() error {
-		former, known := f.register.get(at)
-		if known && len(f.register.places(at.id)) == 1 {
-			if bridge, err := f.findBridge(); err == nil {
-				if err := forget(bridge, former.Address); err != nil {
-					return err
-				}
-			}
-		}
-		return f.removeTap(at)
-	})
+	err := f.space.Do(func() error { return f.pull(at) })
 	if err != nil {
 		return fmt.Errorf("detach %s: %w", at.id, err)
 	}
 	f.register.remove(at)
 	return nil
+}
+
+// pull makes the kernel forget one tap.
+func (f *Fabric) pull(at place) error {
+	former, known := f.register.get(at)
+	if known && len(f.register.places(at.id)) == 1 {
+		if bridge, err := f.findBridge(); err == nil {
+			if err := forget(bridge, former.Address); err != nil {
+				return err
+			}
+		}
+	}
+	if err := f.removeTap(at); err != nil || !known {
+		return err
+	}
+	return f.unfilter(former)
 }
 
 // List returns the attachments that this process made, or found when it called Ensure, by ID.

@@ -5,6 +5,8 @@
 // Its memory is the kernel: what is attached is written on the taps themselves, so that guests and taps outlive the
 // process, and the next one finds them as they are. There is no state file to disagree with.
 //
+// A guest speaks for itself alone: see filter.go.
+//
 // What stands outside is not touched: by itself, nothing is routed between guests and other networks. The host reaches
 // guests through DialContext.
 package fabric

@@ -183,6 +183,9 @@ func (f *Fabric) ensurePorts(bridge netlink.Link) error {
 		}
 	}
 	attachments := f.register.all()
+	if err := f.filterAll(attachments); err != nil {
+		return err
+	}
 	for _, a := range attachments {
 		if err := f.ensureTap(bridge, a); err != nil {
 			return err
@@ -203,6 +206,9 @@ func (f *Fabric) removeLinks() error {
 				return err
 			}
 		}
+	}
+	if err := f.removeFilter(); err != nil {
+		return err
 	}
 	bridge, err := f.findBridge()
 	var foreign *ForeignError
