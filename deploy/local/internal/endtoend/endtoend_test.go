@@ -56,6 +56,7 @@ func TestQuickStart(t *testing.T) {
 	u.tells(t, "the columns are the guide's", (*user).testColumns)
 	u.tells(t, "a person logs in on the serial console", (*user).testLogin)
 	u.tells(t, "REST and gRPC show the same machine", (*user).testDoors)
+	u.tells(t, "Services and Ingresses lead to it", (*user).testPublishing)
 	u.tells(t, "a guest outlives a killed daemon", (*user).testKill)
 	u.tells(t, "it moves to the other node, and a connection survives", (*user).testMigrate)
 	u.tells(t, "a disk is attached while it runs", (*user).testAttach)
@@ -210,7 +211,7 @@ func (u *user) testOperations() {
 	if got := u.kubectl("get", "vmip", "-o", "name"); strings.Count(got, "\n") != 1 {
 		u.t.Errorf("after stops and starts the addresses are\n%s", got)
 	}
-	if got := u.kubectl("get", "vmop"); strings.Count(got, "Completed") != 3 {
+	if got := u.kubectl("get", "vmop"); strings.Count(got, "Completed") != 5 {
 		u.t.Errorf("the operations are\n%s", got)
 	}
 }
