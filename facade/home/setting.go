@@ -4,11 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"orlop.dev/kit/serve"
 )
 
 // Ports at which the doors are unless others are asked for. One that somebody
@@ -37,9 +42,15 @@ const (
 // PublishNowhere is the value of Settings.PublishAddress for no node ports.
 const PublishNowhere = "none"
 
+// configFile is the file of settings in the state folder.
+const configFile = "config.yaml"
+
 // Settings are what a user decides about the daemon. None of them is secret.
 type Settings struct {
 	Home string
+	// Config is a file of settings that flags and environment say nothing of; the
+	// state folder's own, if it is there, where it is empty.
+	Config string
 	// Ports; 0 means the default's or another that is free.
 	RESTPort, GRPCPort, RegistryPort, KubernetesPort uint16
 	// MetricsPort is that of metrics and profiles, which ask nobody who they are;
@@ -102,6 +113,7 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 		fs.Uint16Var(p, door+"-port", *p, fmt.Sprintf("port of %s on 127.0.0.1 (default %d, or a free one if it is taken)", door, number))
 	}
 	fs.StringVar(&s.Home, "home", s.Home, "state folder ($ORLOP_HOME)")
+	fs.StringVar(&s.Config, "config", s.Config, "YAML file of settings (default config.yaml in the state folder, if it is there)")
 	port(&s.RESTPort, "rest", DefaultRESTPort)
 	port(&s.GRPCPort, "grpc", DefaultGRPCPort)
 	port(&s.RegistryPort, "dvcr", DefaultRegistryPort)
@@ -121,12 +133,39 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.Float64Var(&s.DiskOvercommit, "disk-overcommit", s.DiskOvercommit, "how many times the free space disks may be promised; 0 for no limit")
 	fs.StringVar(&s.DefaultStorageClass, "default-storage-class", s.DefaultStorageClass, "storage class of disks that name none (default the cluster's)")
 	fs.StringVar(&s.DefaultImageStorageClass, "default-image-storage-class", s.DefaultImageStorageClass, "storage class of images with storage PersistentVolumeClaim that name none (default the cluster's)")
+	serve.NameSetting(fs, "default-storage-class", "virtualDisks.defaultStorageClassName")
+	serve.NameSetting(fs, "default-image-storage-class", "virtualImages.defaultStorageClassName")
 	fs.StringSliceVar(&s.AllowImageSources, "allow-image-source", s.AllowImageSources, "local or private networks (CIDR) that images may come from")
 	fs.StringVar(&s.QEMU, "qemu", s.QEMU, "the emulator: a path, or a name in PATH")
 	fs.StringVar(&s.MigrationBandwidth, "migration-bandwidth", s.MigrationBandwidth, "how many bytes of memory a live migration sends a second; 0 for no limit")
 	fs.DurationVar(&s.MigrationProgressTimeout, "migration-progress-timeout", s.MigrationProgressTimeout, "after how long without progress a live migration is aborted")
 	fs.DurationVar(&s.MigrationCompletionTimeout, "migration-completion-timeout", s.MigrationCompletionTimeout, "how long a live migration may take, for each GiB of memory")
 	fs.BoolVar(&s.Verbose, "verbose", s.Verbose, "log details")
+}
+
+// ErrUnknownSettings says that a file of settings has keys that mean nothing.
+var ErrUnknownSettings = errors.New("there are no such settings")
+
+// Read reads the flags that Bind made, after the command line was, from the
+// environment and then from the file of settings. A key of the file is the name
+// of its flag (publishAddress), or that of the platform's module
+// (virtualMachineCIDRs, virtualDisks.defaultStorageClassName).
+func (s *Settings) Read(fs *pflag.FlagSet) error {
+	if err := serve.ApplyEnvironment(fs, "orlop"); err != nil {
+		return err
+	}
+	path := s.Config
+	if path == "" {
+		path = filepath.Join(s.Home, configFile)
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+	}
+	unknown, err := serve.ApplySettings(fs, path)
+	if len(unknown) > 0 {
+		err = errors.Join(err, fmt.Errorf("%w: %s: %s; orlop up -h lists what there is", ErrUnknownSettings, path, strings.Join(unknown, ", ")))
+	}
+	return err
 }
 
 // Validate says what is wrong with the settings, all of it at once.

@@ -132,7 +132,7 @@ func (s *Service) wireAddresses(opts Options, pool *address.Pool) error {
 	if err != nil {
 		return err
 	}
-	s.rules = &ipaddress.Reconciler{Leases: s.book, Ports: s.board, Now: opts.now}
+	s.rules = &ipaddress.Reconciler{Leases: s.book, Check: s.book.Check, Ports: s.board, Now: opts.now}
 	reconciler, err := s.cascade(opts)
 	s.addressLoop = reconcile.New(addresses, reconciler, reconcile.Options{
 		Name: "virtualmachineipaddress", Finalizer: addressFinalizer, Logger: opts.Logger,

@@ -15,7 +15,6 @@ import (
 	"orlop.dev/facade/home"
 	"orlop.dev/facade/internal/cli/daemon"
 	"orlop.dev/facade/internal/cli/preflight"
-	"orlop.dev/kit/serve"
 )
 
 // ErrNotPossible says that something is missing without which nothing works.
@@ -29,7 +28,10 @@ func newUp(c *client) *cobra.Command {
 		Short: "Start Orlop on this machine and wait until it is ready",
 		Long: `Looks at the machine, starts the daemon (orlopd), waits until it is ready and
 tells where its doors are. If it runs already, it is found. Each flag can be
-given by a variable, such as ORLOP_NETWORK=user.`,
+given by a variable, such as ORLOP_NETWORK=user, or in a file of settings:
+config.yaml in the state folder, or the one that --config names, with lines such
+as publishAddress: 0.0.0.0. What is given twice is taken from the flag, else from
+the variable.`,
 		Args: cobra.NoArgs,
 	}
 	flags := pflag.NewFlagSet("up", pflag.ContinueOnError)
@@ -41,16 +43,25 @@ given by a variable, such as ORLOP_NETWORK=user.`,
 	})
 	command.Flags().DurationVar(&timeout, "timeout", timeout, "how long to wait")
 	command.RunE = func(command *cobra.Command, _ []string) error {
-		if err := serve.ApplyEnvironment(flags, "orlop"); err != nil {
+		if config := flags.Lookup("config"); config.Changed {
+			// The daemon runs in another folder.
+			path, err := filepath.Abs(settings.Config)
+			if err != nil {
+				return err
+			}
+			settings.Config = path
+		}
+		given := changed(flags)
+		settings.Home = c.dir
+		if err := settings.Read(flags); err != nil {
 			return err
 		}
-		settings.Home = c.dir
 		if err := settings.Validate(); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(command.Context(), timeout)
 		defer cancel()
-		u := up{out: command.OutOrStdout(), settings: settings, arguments: changed(flags), version: command.Root().Version}
+		u := up{out: command.OutOrStdout(), settings: settings, arguments: given, version: command.Root().Version}
 		return u.run(ctx)
 	}
 	return command

@@ -92,14 +92,15 @@ func (c Command) Run(ctx context.Context, arguments []string) (err error) {
 	return serve.Run(ctx, config, part)
 }
 
-// Parse reads flags from arguments, and those that are not among them from the
-// environment, and prints what came of it. No flag holds a secret: those are in
+// Parse reads flags from arguments, those that are not among them from the
+// environment, the rest from a file of settings if one is named, and prints what came of it. No flag holds a secret: those are in
 // files.
 func Parse(name string, arguments []string, logger *slog.Logger, bind ...func(*pflag.FlagSet)) error {
 	fs := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	for _, add := range bind {
 		add(fs)
 	}
+	settings := fs.String("config", "", "YAML file of settings, which may have those of other services too")
 	if err := fs.Parse(arguments); err != nil {
 		return err
 	}
@@ -108,6 +109,15 @@ func Parse(name string, arguments []string, logger *slog.Logger, bind ...func(*p
 	}
 	if err := serve.ApplyEnvironment(fs, strings.ReplaceAll(name, "-", "_")); err != nil {
 		return err
+	}
+	if *settings != "" {
+		others, err := serve.ApplySettings(fs, *settings)
+		if err != nil {
+			return err
+		}
+		if len(others) > 0 {
+			logger.Info("settings that this service doesn't have", "file", *settings, "settings", others)
+		}
 	}
 	var options []any
 	fs.VisitAll(func(f *pflag.Flag) { options = append(options, slog.String(f.Name, f.Value.String())) })

@@ -37,7 +37,7 @@ func run() error {
 	} else if err != nil {
 		return err
 	}
-	if err := serve.ApplyEnvironment(flags, "orlop"); err != nil {
+	if err := settings.Read(flags); err != nil {
 		return err
 	}
 	ctx, stop := serve.SignalContext(context.Background())

@@ -21,6 +21,8 @@ func main() {
 			fs.StringVar(&options.Dir, "dir", "", "directory of the volumes, best on the file system of DVCR's storage")
 			fs.StringVar(&options.DefaultStorageClass, "default-storage-class", "", "storage class of disks that name none (default the cluster's)")
 			fs.StringVar(&options.DefaultImageStorageClass, "default-image-storage-class", "", "storage class of images on a storage class that name none (default the cluster's)")
+			serve.NameSetting(fs, "default-storage-class", "virtualDisks.defaultStorageClassName")
+			serve.NameSetting(fs, "default-image-storage-class", "virtualImages.defaultStorageClassName")
 			fs.Float64Var(&options.Overcommit, "overcommit", 0, "how many times the free space of the volumes' file system disks may be promised (default no limit)")
 		},
 		New: func(_ context.Context, h standalone.Host) (serve.Part, error) {

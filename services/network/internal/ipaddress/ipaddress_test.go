@@ -62,6 +62,9 @@ func (s *shelf) Release(_ context.Context, _ lease.Owner, at netip.Addr) error {
 	return nil
 }
 
+// inRange is the Check of a pool that has every address.
+func inRange(netip.Addr) error { return nil }
+
 // plugs remembers who was unplugged.
 type plugs struct{ unplugged []string }
 
@@ -124,7 +127,7 @@ func TestStatusSaysWhatIsThere(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			r := &Reconciler{Leases: &test.shelf, Ports: &plugs{}, Now: time.Now}
+			r := &Reconciler{Check: inRange, Leases: &test.shelf, Ports: &plugs{}, Now: time.Now}
 			result, _ := r.Reconcile(t.Context(), test.ip)
 			status := result.Status.(*networkv1.VirtualMachineIPAddressStatus)
 			if status.GetPhase() != test.phase || status.GetAddress() != test.address || status.GetVirtualMachineName() != test.machine {
@@ -146,7 +149,7 @@ func TestStatusSaysWhatIsThere(t *testing.T) {
 
 func TestFailureToLookChangesNothing(t *testing.T) {
 	for _, failure := range []error{errWonder, fault.New(fault.Transient, "StoreUnavailable", "down")} {
-		r := &Reconciler{Leases: &shelf{fail: failure}, Ports: &plugs{}, Now: time.Now}
+		r := &Reconciler{Check: inRange, Leases: &shelf{fail: failure}, Ports: &plugs{}, Now: time.Now}
 		if result, err := r.Reconcile(t.Context(), told(automatic(), at)); result.Status != nil || !errors.Is(err, failure) {
 			t.Errorf("%v, %v", result, err)
 		}
@@ -155,7 +158,7 @@ func TestFailureToLookChangesNothing(t *testing.T) {
 
 func TestChangedWishGivesTheFirstAddressBack(t *testing.T) {
 	leases := &shelf{held: []netip.Addr{other}}
-	r := &Reconciler{Leases: leases, Ports: &plugs{}, Now: time.Now}
+	r := &Reconciler{Check: inRange, Leases: leases, Ports: &plugs{}, Now: time.Now}
 	if _, err := r.Reconcile(t.Context(), static("10.66.10.14")); err != nil || !slices.Equal(leases.held, []netip.Addr{at}) {
 		t.Errorf("holds %v, %v", leases.held, err)
 	}
@@ -163,7 +166,7 @@ func TestChangedWishGivesTheFirstAddressBack(t *testing.T) {
 
 func TestDeletionUnplugsAndGivesBackOnceNobodyRuns(t *testing.T) {
 	leases, ports := &shelf{held: []netip.Addr{at, other}}, &plugs{}
-	r := &Reconciler{Leases: leases, Ports: ports, Now: time.Now}
+	r := &Reconciler{Check: inRange, Leases: leases, Ports: ports, Now: time.Now}
 	if _, err := r.Reconcile(t.Context(), deleted(held(told(automatic(), at), true))); err != nil || len(leases.held) != 2 || len(ports.unplugged) != 0 {
 		t.Fatalf("while a VM runs: holds %v, unplugged %v, %v", leases.held, ports.unplugged, err)
 	}
@@ -175,7 +178,7 @@ func TestDeletionUnplugsAndGivesBackOnceNobodyRuns(t *testing.T) {
 
 func TestWaitingAreThoseWhomAnotherLeaseMayHelp(t *testing.T) {
 	leases := &shelf{fail: fault.New(fault.Exhausted, lease.ReasonExhausted, "full")}
-	r := &Reconciler{Leases: leases, Ports: &plugs{}, Now: time.Now}
+	r := &Reconciler{Check: inRange, Leases: leases, Ports: &plugs{}, Now: time.Now}
 	_, _ = r.Reconcile(t.Context(), automatic())
 	if waiting := r.Waiting(); !slices.Equal(waiting, []resource.Key{{Namespace: "default", Name: "web"}}) {
 		t.Errorf("waiting: %v", waiting)
@@ -269,5 +272,25 @@ func TestAdmission(t *testing.T) {
 				t.Errorf("got %v, want a refusal of %s", err, test.field)
 			}
 		})
+	}
+}
+
+func TestAddressWhoseCIDRIsGoneSaysSoAndIsKept(t *testing.T) {
+	shrunk := func(netip.Addr) error { return fault.New(fault.Invalid, lease.ReasonOutOfRange, "it is outside") }
+	leases := &shelf{held: []netip.Addr{at}}
+	r := &Reconciler{Check: shrunk, Leases: leases, Ports: &plugs{}, Now: time.Now}
+	ip := automatic()
+	ip.Status = &networkv1.VirtualMachineIPAddressStatus{Address: at.String(), Phase: networkv1.IPAddressPhase_Bound}
+	result, err := r.Reconcile(t.Context(), ip)
+	status, _ := result.Status.(*networkv1.VirtualMachineIPAddressStatus)
+	bound := condition.Find(status.GetConditions(), "Bound")
+	if !fault.Is(err, fault.NotReady) || bound.GetReason() != lease.ReasonOutOfRange || status.GetAddress() != at.String() ||
+		status.GetPhase() != networkv1.IPAddressPhase_Pending || len(leases.held) != 1 {
+		t.Errorf("%v, %v; leases %v", status, err, leases.held)
+	}
+	r.Check = inRange // the CIDR is back
+	result, err = r.Reconcile(t.Context(), ip)
+	if status, _ := result.Status.(*networkv1.VirtualMachineIPAddressStatus); err != nil || status.GetPhase() != networkv1.IPAddressPhase_Bound {
+		t.Errorf("%v, %v", status, err)
 	}
 }

@@ -44,8 +44,10 @@ type Unplugger interface {
 // Reconciler gives addresses to those who ask.
 type Reconciler struct {
 	Leases Leases
-	Ports  Unplugger
-	Now    func() time.Time
+	// Check refuses an address that no guest may have.
+	Check func(netip.Addr) error
+	Ports Unplugger
+	Now   func() time.Time
 
 	waiting waiting
 }
@@ -98,6 +100,11 @@ func (r *Reconciler) bind(ctx context.Context, ip *networkv1.VirtualMachineIPAdd
 // that is gone is taken again, unless somebody else was faster.
 func (r *Reconciler) keep(ctx context.Context, ip *networkv1.VirtualMachineIPAddress, told netip.Addr) (observation, error) {
 	held, err := r.Leases.Holds(Owner(ip), told)
+	if err == nil && r.Check(told) != nil {
+		return observation{address: told}, fault.New(fault.NotReady, lease.ReasonOutOfRange,
+			"%s: put its CIDR back into virtualMachineCIDRs, or delete this address, so that its VM gets another one.",
+			fault.From(r.Check(told)).Message)
+	}
 	if err == nil && !held {
 		err = r.Leases.Take(ctx, Owner(ip), told)
 	}

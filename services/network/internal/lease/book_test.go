@@ -49,7 +49,7 @@ func (c *clock) boot(name string) {
 type leases = resource.Collection[*networkv1.VirtualMachineIPAddressLease]
 
 // startLeases runs a collection, as one replica of the service does.
-func startLeases(t *testing.T, client *clientv3.Client) *leases {
+func startLeases(t testing.TB, client *clientv3.Client) *leases {
 	t.Helper()
 	c, err := resource.NewCollection[*networkv1.VirtualMachineIPAddressLease](
 		client, prefix, kind.Must(&networkv1.VirtualMachineIPAddressLease{}), resource.Options{Finalizers: []string{"test/cleanup"}})
@@ -71,7 +71,7 @@ func startLeases(t *testing.T, client *clientv3.Client) *leases {
 	return c
 }
 
-func pool(t *testing.T, cidr string) *address.Pool {
+func pool(t testing.TB, cidr string) *address.Pool {
 	t.Helper()
 	p, err := address.ParsePool([]string{cidr}, nil)
 	if err != nil {

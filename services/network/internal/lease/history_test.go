@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -18,6 +19,7 @@ import (
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/services/network/internal/address"
 )
 
 // ledger is what those who use addresses know: it is told after an address was
@@ -114,9 +116,10 @@ func TestHistoryCheckSeesAnAddressThatIsGivenTwice(t *testing.T) {
 	}
 }
 
-// TestNoAddressIsEverGivenTwice has many goroutines over two replicas take and
-// release addresses of a pool that is too small for them, by chance and by name,
-// while leases expire. Then what they saw and what etcd saw is checked.
+// TestNoAddressIsEverGivenTwice has many goroutines over several replicas take
+// and release addresses of a pool that is too small for them, by chance and by
+// name, while leases expire and replicas die in the middle of a call. Then what
+// they saw and what etcd saw is checked.
 func TestNoAddressIsEverGivenTwice(t *testing.T) {
 	const users, rounds = 12, 60
 	client := etcdtest.Start(t)
@@ -129,7 +132,7 @@ func TestNoAddressIsEverGivenTwice(t *testing.T) {
 	seen := &ledger{users: map[netip.Addr]string{}}
 	var group errgroup.Group
 	for i := range users {
-		u := user{t: t, book: books[i%2], ledger: seen, random: rand.New(rand.NewPCG(1, uint64(i))),
+		u := user{t: t, book: books[i%2], ledger: seen, next: func() (*Book, error) { return successor(t, client, addresses, uptime) }, random: rand.New(rand.NewPCG(1, uint64(i))),
 			owner: owner([]string{"default", "elsewhere"}[i%3%2], fmt.Sprint("user", i))}
 		group.Go(func() error { return u.live(rounds) })
 	}
@@ -153,6 +156,9 @@ func TestNoAddressIsEverGivenTwice(t *testing.T) {
 	t.Logf("%d grants, %d changes of leases", seen.grants, len(changes))
 }
 
+// crashEvery is how many rounds a replica lives.
+const crashEvery = 20
+
 // user takes and releases addresses.
 type user struct {
 	t      *testing.T
@@ -160,14 +166,52 @@ type user struct {
 	ledger *ledger
 	owner  Owner
 	random *rand.Rand
+	// next is a replica that knows only what is in etcd.
+	next func() (*Book, error)
+}
+
+// successor is the book of a process that starts now.
+func successor(t *testing.T, client *clientv3.Client, addresses *address.Pool, uptime *clock) (*Book, error) {
+	store := startLeases(t, client)
+	book := NewBook(store, addresses, uptime.Now)
+	all, err := store.All("", nil)
+	for _, l := range all {
+		book.Observe(l)
+	}
+	return book, err
+}
+
+// crash has the replica die while it gives an address: whether it did, the next
+// one finds out.
+func (u *user) crash() (netip.Addr, error) {
+	ctx, kill := context.WithCancel(u.t.Context())
+	defer kill()
+	defer time.AfterFunc(time.Duration(u.random.IntN(2000))*time.Microsecond, kill).Stop()
+	_, _ = u.book.Pick(ctx, u.owner) // the answer is lost with the process
+	var err error
+	if u.book, err = u.next(); err != nil {
+		return netip.Addr{}, err
+	}
+	found, taken, err := u.book.Find(u.owner)
+	if err == nil && !taken {
+		err = fault.New(fault.NotReady, ReasonNotReady, "nothing was taken")
+	}
+	return found, err
 }
 
 // live uses each address until the next one is there, so that others and the
 // expiry come in between.
 func (u *user) live(rounds int) error {
 	var last netip.Addr
-	for range rounds {
-		next, err := u.get()
+	for round := range rounds {
+		get := u.get
+		if round%crashEvery == crashEvery-1 {
+			if err := u.giveBack(last); err != nil {
+				return err
+			}
+			get, last = u.crash, netip.Addr{}
+		}
+		next, err := get()
 		if err == nil && next == last {
 			continue // asked by name for what it has
 		}
