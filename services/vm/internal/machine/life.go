@@ -270,6 +270,15 @@ func turnOff(vm *vmv1.VirtualMachine, o *observation, ended State) {
 	}
 }
 
+// lose clears away what is left of an instance that is not there. One that never
+// ran is as if it had not been started; one that did went down with its host.
+func (r *Reconciler) lose(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	if o.record.Ran != nil {
+		turnOff(vm, o, Crashed)
+	}
+	return r.forget(ctx, vm, o)
+}
+
 // forget ends an instance, if anything of it is left, then its claims, then its
 // record: nobody gets a disk that is still in use.
 func (r *Reconciler) forget(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {

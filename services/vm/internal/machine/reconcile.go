@@ -123,16 +123,8 @@ func (r *Reconciler) drive(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 		return false, r.tend(ctx, vm, o)
 	case o.record.Awaits && r.stands(vm, o):
 		return false, r.resume(ctx, vm, o)
-	case o.record.Ran != nil:
-		// It ran, and is gone with all traces: the host went down.
-		turnOff(vm, o, Crashed)
-		return false, r.forget(ctx, vm, o)
 	case o.record.Node != "":
-		// The record was written and the instance never came, or went with all
-		// traces: as if it had not been started.
-		if err := r.forget(ctx, vm, o); err != nil {
-			return false, err
-		}
+		return false, r.lose(ctx, vm, o)
 	}
 	if deleted(vm) {
 		return true, r.leave(ctx, vm)
