@@ -6,7 +6,7 @@ import (
 )
 
 func TestProcessSaysWhatIsMissing(t *testing.T) {
-	peers := []string{"--image-service=127.0.0.1:1", "--disk-service=127.0.0.1:1", "--network-service=127.0.0.1:1", "--vm-service=127.0.0.1:1"}
+	peers := []string{"--image-service=127.0.0.1:1", "--disk-service=127.0.0.1:1", "--network-service=127.0.0.1:1", "--vm-service=127.0.0.1:1", "--snapshot-service=127.0.0.1:1"}
 	for _, test := range []struct {
 		name, want string
 		arguments  []string
