@@ -75,8 +75,11 @@ func (i *Intake) Find(ctx context.Context, w Wish) (*Published, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	if has, err := repository.HasBlob(ctx, artifact.Disk.Digest); err != nil || !has {
-		return nil, classify(err)
+	// The registry isn't asked: it would keep the blob for who asks, after the image.
+	if i.Registry.BlobPath != nil {
+		if _, there := i.Registry.BlobPath(artifact.Disk.Digest.String()); !there {
+			return nil, nil
+		}
 	}
 	// The first version can't have a predecessor.
 	last, known := i.Imports.Last(w.UID)
