@@ -21,7 +21,7 @@ func TestProcessServesWhileEveryServiceIsDown(t *testing.T) {
 	check(t, err)
 	address := freeAddress(t)
 	arguments := certificate(t, authority)
-	for _, peer := range []string{"image", "disk", "network", "vm"} {
+	for _, peer := range []string{"image", "disk", "network", "vm", "snapshot"} {
 		arguments = append(arguments, "--"+peer+"-service=127.0.0.1:1")
 	}
 	ctx, stop := context.WithCancel(context.Background())
