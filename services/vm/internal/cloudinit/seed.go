@@ -2,8 +2,7 @@
 // its first boot: a NoCloud volume, labelled "cidata", with user-data,
 // meta-data and network-config (version 2).
 //
-// It owns the documents and the ISO 9660 image around them. It must not know
-// machines, Secrets or leases: callers hand in plain values. User data may hold
+// It owns the documents. It must not know machines, Secrets or leases: callers hand in plain values. User data may hold
 // passwords, so nothing of a Seed ever goes into an error.
 package cloudinit
 
@@ -17,6 +16,7 @@ import (
 	"strconv"
 
 	"orlop.dev/kit/durable"
+	"orlop.dev/services/vm/internal/iso9660"
 )
 
 // maxUserData is what the writer takes, in bytes; the limits of the API are
@@ -56,14 +56,14 @@ func (s Seed) Image() ([]byte, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
-	files := []file{
-		{"meta-data", s.metaData()},
-		{"user-data", s.UserData},
+	files := []iso9660.File{
+		{Name: "meta-data", Content: s.metaData()},
+		{Name: "user-data", Content: s.UserData},
 	}
 	if len(s.Network) > 0 {
-		files = append(files, file{"network-config", s.networkConfig()})
+		files = append(files, iso9660.File{Name: "network-config", Content: s.networkConfig()})
 	}
-	return image("cidata", files)
+	return iso9660.Image("cidata", files)
 }
 
 // Write puts the volume at path, readable by the owner only, replacing what was

@@ -1,7 +1,13 @@
-package cloudinit
+// Package iso9660 writes small read-only volumes of one flat folder, by which a
+// guest is told how to set itself up.
+//
+// It owns the format. It must not know what the files say: they may hold
+// passwords, so nothing of them ever goes into an error.
+package iso9660
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,22 +33,26 @@ const (
 	firstFileSector  = 25
 )
 
-// file is one file of the volume. Names are lower case letters, digits and '-'.
-type file struct {
-	name    string
-	content []byte
+// ErrTooMany is a folder that is too small for its files.
+var ErrTooMany = errors.New("more files than a folder holds")
+
+// File is one file of a volume. Names are letters, digits and '-', with one '.'
+// at most, and differ in more than case.
+type File struct {
+	Name    string
+	Content []byte
 }
 
-// image lays the volume out. Equal input gives equal bytes.
-func image(label string, files []file) ([]byte, error) {
+// Image lays a volume out. Equal input gives equal bytes.
+func Image(label string, files []File) ([]byte, error) {
 	files = slices.Clone(files)
 	// ECMA-119 wants folders sorted; '-' and '_' keep these names in order.
-	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	locations := make([]uint32, len(files))
 	end := uint32(firstFileSector)
 	for i, f := range files {
 		locations[i] = end
-		end += sectors(len(f.content))
+		end += sectors(len(f.Content))
 	}
 	primary, err := folder(primaryFolder, files, locations, rockRidgeNames{})
 	if err != nil {
@@ -65,7 +75,7 @@ func image(label string, files []file) ([]byte, error) {
 	copy(at(primaryFolder), primary)
 	copy(at(jolietFolder), joliet)
 	for i, f := range files {
-		copy(at(locations[i]), f.content)
+		copy(at(locations[i]), f.Content)
 	}
 	return volume, nil
 }
@@ -125,15 +135,15 @@ type naming interface {
 }
 
 // folder gives the one sector of a folder's records.
-func folder(self uint32, files []file, locations []uint32, names naming) ([]byte, error) {
+func folder(self uint32, files []File, locations []uint32, names naming) ([]byte, error) {
 	records := record(self, sectorSize, []byte{0}, flagFolder, names.systemUse("."))
 	records = append(records, record(self, sectorSize, []byte{1}, flagFolder, names.systemUse(".."))...)
 	for i, f := range files {
 		records = append(records,
-			record(locations[i], uint32(len(f.content)), names.identifier(f.name), 0, names.systemUse(f.name))...)
+			record(locations[i], uint32(len(f.Content)), names.identifier(f.Name), 0, names.systemUse(f.Name))...)
 	}
 	if len(records) > sectorSize {
-		return nil, fmt.Errorf("%w: %d files are more than a folder holds", ErrInvalid, len(files))
+		return nil, fmt.Errorf("%w: %d", ErrTooMany, len(files))
 	}
 	return records, nil
 }
@@ -166,7 +176,8 @@ func record(location, size uint32, identifier []byte, flags byte, systemUse []by
 type rockRidgeNames struct{}
 
 func (rockRidgeNames) identifier(name string) []byte {
-	return []byte(strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + ".;1")
+	base, extension, _ := strings.Cut(strings.ToUpper(strings.ReplaceAll(name, "-", "_")), ".")
+	return []byte(base + "." + extension + ";1")
 }
 
 func (rockRidgeNames) systemUse(name string) []byte {
@@ -178,7 +189,7 @@ func (rockRidgeNames) systemUse(name string) []byte {
 	case "..":
 		return attributes(0o040555, 2)
 	}
-	// User data may hold passwords: for root in the guest alone.
+	// The content may be secret: for root in the guest alone.
 	use := attributes(0o100400, 1)
 	return append(use, append([]byte{'N', 'M', byte(5 + len(name)), 1, 0}, name...)...)
 }
