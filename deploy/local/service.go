@@ -203,7 +203,7 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 	if d.gateway.IsValid() {
 		nodeAddress = d.gateway.String()
 	}
-	service, err := vm.New(ctx, vm.Options{
+	options := vm.Options{
 		Etcd: d.store.Client(), Prefix: vm.DefaultPrefix, Disks: conn, Images: conn, Networks: conn,
 		Dir: d.home.Machines(), DiskRoots: []string{d.home.Disks(), d.images.Dir()},
 		Nodes: nodeNames(d.settings.Nodes), NodeAddress: nodeAddress, QEMU: d.settings.QEMU,
@@ -214,7 +214,11 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 		MilliCPU:    int64(float64(runtime.NumCPU()) * 1000 * d.settings.CPUOvercommit),
 		MemoryBytes: int64(float64(memory) * d.settings.MemoryOvercommit),
 		Logger:      d.logger.With("service", "vm"),
-	})
+	}
+	if d.cluster != nil {
+		options.Secrets = conn
+	}
+	service, err := vm.New(ctx, options)
 	if err != nil {
 		return serve.Part{}, err
 	}

@@ -7,7 +7,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	secretv1 "orlop.dev/gen/orlop/secret/v1"
@@ -23,16 +25,22 @@ const markAnnotation = "snapshot.orlop.dev/restored-by"
 type Secrets struct {
 	secretv1.UnimplementedSecretServiceServer
 	client clientset.Interface
+	// names sees that Secrets change, and never their content.
+	names metadata.Interface
 }
 
 // NewSecrets returns the port to the API server behind config, whose user must be
-// allowed to get Secrets.
+// allowed to get and watch Secrets.
 func NewSecrets(config *rest.Config) (*Secrets, error) {
 	client, err := clientset.NewForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	return &Secrets{client: client}, nil
+	names, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return &Secrets{client: client, names: names}, nil
 }
 
 // Part is the port as a piece of a process.
@@ -57,7 +65,7 @@ func (s *Secrets) GetSecret(ctx context.Context, request *secretv1.GetSecretRequ
 	case apierrors.IsNotFound(err):
 		return nil, fault.New(fault.NotFound, "SecretNotFound", "Secret %s/%s is not there", request.GetNamespace(), request.GetName())
 	case err != nil:
-		return nil, fault.Wrap(err, fault.Transient, "KubernetesUnavailable", "the Kubernetes API can't give a Secret now")
+		return nil, unavailable(err)
 	}
 	return &secretv1.Secret{Type: string(found.Type), Data: found.Data}, nil
 }
@@ -95,4 +103,29 @@ func (s *Secrets) DeleteSecret(ctx context.Context, request *secretv1.DeleteSecr
 		return nil, fault.Wrap(err, fault.Transient, "KubernetesUnavailable", "the Kubernetes API can't delete a Secret now")
 	}
 	return &secretv1.DeleteSecretResponse{}, nil
+}
+
+// WatchSecrets implements SecretServiceServer.
+func (s *Secrets) WatchSecrets(_ *secretv1.WatchSecretsRequest, stream grpc.ServerStreamingServer[secretv1.WatchSecretsResponse]) error {
+	// A watch that names no version begins with all that there is.
+	changes, err := s.names.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Watch(stream.Context(), metav1.ListOptions{})
+	if err != nil {
+		return unavailable(err)
+	}
+	defer changes.Stop()
+	for event := range changes.ResultChan() {
+		changed, ok := event.Object.(*metav1.PartialObjectMetadata)
+		if event.Type == watch.Error || !ok {
+			return unavailable(apierrors.FromObject(event.Object))
+		}
+		if err := stream.Send(&secretv1.WatchSecretsResponse{Namespace: changed.GetNamespace(), Name: changed.GetName()}); err != nil {
+			return err
+		}
+	}
+	// The API server ends each watch after a while: the caller begins another.
+	return unavailable(stream.Context().Err())
+}
+
+func unavailable(err error) error {
+	return fault.Wrap(err, fault.Transient, "KubernetesUnavailable", "the Kubernetes API can't give a Secret now")
 }

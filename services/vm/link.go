@@ -142,6 +142,15 @@ func (s *Service) addressChanged(_ string, key resource.Key) {
 	})
 }
 
+// secretChanged wakes the VMs that are set up from a Secret.
+func (s *Service) secretChanged(key resource.Key) {
+	s.eachMachine(key.Namespace, func(vm *vmv1.VirtualMachine) {
+		if machine.SecretOf(vm) == key.Name {
+			s.machines.loop.Trigger(resource.KeyOf(vm))
+		}
+	})
+}
+
 // machineChanged wakes the operations and attachments that wait for a VM, and the classes that
 // wait for their last one.
 func (s *Service) machineChanged(vm *vmv1.VirtualMachine) {

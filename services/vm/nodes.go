@@ -2,8 +2,11 @@ package vm
 
 import (
 	"context"
+	"fmt"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/services/vm/internal/class"
+	"orlop.dev/services/vm/internal/qemu"
 )
 
 // ListNodes implements vmv1.NodeServiceServer.
@@ -16,6 +19,14 @@ func (s *Service) ListNodes(context.Context, *vmv1.ListNodesRequest) (*vmv1.List
 		})
 	}
 	return response, nil
+}
+
+// processorOf is what guests can see of the nodes' processors.
+func processorOf(host qemu.Host) class.Processor {
+	return class.Processor{
+		Name:     fmt.Sprintf("QEMU %s with %s", host.Version, host.Accelerator),
+		Features: host.Processor.Features, Models: host.Processor.Models,
+	}
 }
 
 // Accelerator says what runs guests, and why: a sentence for people.

@@ -55,6 +55,9 @@ type Options struct {
 	Prefix string
 	// Connections to the services whose objects VMs use.
 	Disks, Images, Networks grpc.ClientConnInterface
+	// Secrets reaches the SecretService, which has what guests are set up from; nil
+	// where there is no Kubernetes API.
+	Secrets grpc.ClientConnInterface
 	// Dir holds what belongs to running guests.
 	Dir string
 	// DiskRoots are the folders in which disks have their backing files.
@@ -103,6 +106,7 @@ type Service struct {
 	engine      *local.Engine
 	devices     *peer.Devices
 	addresses   *peer.Addresses
+	secrets     *peer.Secrets // nil where there are none
 	leader      *reconcile.Election
 	rules       *machine.Reconciler
 	quiesce     *quiesce.Service
@@ -153,20 +157,28 @@ func New(ctx context.Context, opts Options) (*Service, error) {
 		Ready: func(ctx context.Context) error { return s.machines.WaitSynced(ctx) }, Device: diskDevice,
 		Now: time.Now, Logger: opts.Logger,
 	})
+	if opts.Secrets != nil {
+		s.secrets = peer.NewSecrets(opts.Secrets, s.secretChanged)
+	}
 	return s, s.keep(opts)
 }
 
 // keep makes the collections of the service's kinds with their rules and loops.
 func (s *Service) keep(opts Options) error {
 	records := power.NewStore(opts.Etcd, opts.Prefix)
+	processor := processorOf(s.host)
 	s.rules = &machine.Reconciler{
 		Classes: s, Devices: s.devices, Addresses: s.addresses, Engine: s.engine,
+		NonVolatile: s.engine, Processor: processor, Overhead: local.Overhead(s.host),
 		Attachments: s, Power: records, Nodes: s.nodes, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
+	}
+	if s.secrets != nil {
+		s.rules.Secrets = s.secrets
 	}
 	attachments := &attachment.Reconciler{
 		Machines: s, Devices: s.devices, Engine: s.engine, Power: records, All: s.allAttachments, Now: time.Now,
 	}
-	classes := &class.Reconciler{Nodes: s.nodes, InUse: s.classUsers, Now: time.Now}
+	classes := &class.Reconciler{Nodes: s.nodes, Processor: processor, InUse: s.classUsers, Now: time.Now}
 	operations := &operation.Reconciler{
 		Machines: s, Power: records, Others: s.allOperations, Delete: s.deleteOperation, Migrations: s.engine, Now: time.Now,
 	}
@@ -273,6 +285,9 @@ func (s *Service) lead(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.whenDevicesAreKnown(ctx, s.machines.loop.Run) })
 	group.Go(func() error { return s.whenDevicesAreKnown(ctx, s.attachments.loop.Run) })
+	if s.secrets != nil {
+		group.Go(func() error { return s.secrets.Run(ctx) })
+	}
 	group.Go(func() error { return s.classes.loop.Run(ctx) })
 	group.Go(func() error { return s.operations.loop.Run(ctx) })
 	group.Go(func() error { return s.quiesce.Run(ctx) })

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,7 @@ should run by their runPolicy start again with the next orlop up.`,
 			if err := stopGuests(command, h, grace); err != nil {
 				return err
 			}
-			return removeNetwork(h)
+			return errors.Join(removeNetwork(h), removeGroups(h))
 		}
 		return countGuests(command, h)
 	}
@@ -114,6 +115,30 @@ func removeNetwork(h home.Home) (err error) {
 		return fmt.Errorf("remove the guests' network namespace %s: %w", path, err)
 	}
 	return os.Remove(path)
+}
+
+// removeGroups takes away the control groups of guests that are gone: the daemon,
+// which made them, wrote down where.
+func removeGroups(h home.Home) error {
+	note := filepath.Join(h.Machines(), "cgroups")
+	content, err := os.ReadFile(note)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	dir := strings.TrimSpace(string(content))
+	groups, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.Remove(note) // the host was started anew
+	}
+	for _, group := range groups {
+		if group.IsDir() {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, group.Name())))
+		}
+	}
+	return errors.Join(err, os.Remove(dir), os.Remove(note))
 }
 
 func countGuests(command *cobra.Command, h home.Home) error {

@@ -78,8 +78,7 @@ func (h *house) testMachines(t *testing.T) {
 		},
 		{kind: "VirtualMachine", patch: `{virtualMachineClassName: small, cpu: {cores: 4}}`, words: []string{"spec", "class small", "cores"}},
 		{kind: "VirtualMachine", patch: `memory: {size: 1Mi}`, words: []string{"spec.memory.size", "32Mi"}},
-		{kind: "VirtualMachine", patch: `bootloader: EFI`, words: []string{"spec.bootloader", "not supported yet"}},
-		{kind: "VirtualMachine", patch: `osType: Windows`, words: []string{"spec.osType", "not supported yet"}},
+		{kind: "VirtualMachine", patch: `cpu: {cores: 249}`, words: []string{"spec.cpu.cores", "248"}},
 		{kind: "VirtualMachineClass", name: "overlap", patch: `sizingPolicies: [{cores: {min: 1, max: 4}}, {cores: {min: 4, max: 8}}]`, words: []string{"spec.sizingPolicies[1]"}},
 	})
 	h.kubectl.run(t, "delete", "vmclass", "small", "--timeout="+deadline.String())

@@ -338,6 +338,96 @@ func (x *Secret) GetMark() string {
 	return ""
 }
 
+// WatchSecretsRequest asks for the Secrets of all namespaces.
+type WatchSecretsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSecretsRequest) Reset() {
+	*x = WatchSecretsRequest{}
+	mi := &file_orlop_secret_v1_secret_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSecretsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSecretsRequest) ProtoMessage() {}
+
+func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_secret_v1_secret_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSecretsRequest.ProtoReflect.Descriptor instead.
+func (*WatchSecretsRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_secret_v1_secret_proto_rawDescGZIP(), []int{6}
+}
+
+// WatchSecretsResponse names a Secret to look at again.
+type WatchSecretsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSecretsResponse) Reset() {
+	*x = WatchSecretsResponse{}
+	mi := &file_orlop_secret_v1_secret_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSecretsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSecretsResponse) ProtoMessage() {}
+
+func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_secret_v1_secret_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSecretsResponse.ProtoReflect.Descriptor instead.
+func (*WatchSecretsResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_secret_v1_secret_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WatchSecretsResponse) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WatchSecretsResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 var File_orlop_secret_v1_secret_proto protoreflect.FileDescriptor
 
 const file_orlop_secret_v1_secret_proto_rawDesc = "" +
@@ -362,11 +452,16 @@ const file_orlop_secret_v1_secret_proto_rawDesc = "" +
 	"\x04mark\x18\x03 \x01(\tR\x04mark\x1a7\n" +
 	"\tDataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x012\xaa\x02\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x15\n" +
+	"\x13WatchSecretsRequest\"H\n" +
+	"\x14WatchSecretsResponse\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name2\x91\x03\n" +
 	"\rSecretService\x12O\n" +
 	"\tGetSecret\x12!.orlop.secret.v1.GetSecretRequest\x1a\x17.orlop.secret.v1.Secret\"\x06\xa2\xd4\x18\x02\x18\x01\x12c\n" +
 	"\fCreateSecret\x12$.orlop.secret.v1.CreateSecretRequest\x1a%.orlop.secret.v1.CreateSecretResponse\"\x06\xa2\xd4\x18\x02\x18\x01\x12c\n" +
-	"\fDeleteSecret\x12$.orlop.secret.v1.DeleteSecretRequest\x1a%.orlop.secret.v1.DeleteSecretResponse\"\x06\xa2\xd4\x18\x02\x18\x01B(Z&orlop.dev/gen/orlop/secret/v1;secretv1b\x06proto3"
+	"\fDeleteSecret\x12$.orlop.secret.v1.DeleteSecretRequest\x1a%.orlop.secret.v1.DeleteSecretResponse\"\x06\xa2\xd4\x18\x02\x18\x01\x12e\n" +
+	"\fWatchSecrets\x12$.orlop.secret.v1.WatchSecretsRequest\x1a%.orlop.secret.v1.WatchSecretsResponse\"\x06\xa2\xd4\x18\x02\x18\x010\x01B(Z&orlop.dev/gen/orlop/secret/v1;secretv1b\x06proto3"
 
 var (
 	file_orlop_secret_v1_secret_proto_rawDescOnce sync.Once
@@ -380,7 +475,7 @@ func file_orlop_secret_v1_secret_proto_rawDescGZIP() []byte {
 	return file_orlop_secret_v1_secret_proto_rawDescData
 }
 
-var file_orlop_secret_v1_secret_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_orlop_secret_v1_secret_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_orlop_secret_v1_secret_proto_goTypes = []any{
 	(*CreateSecretRequest)(nil),  // 0: orlop.secret.v1.CreateSecretRequest
 	(*CreateSecretResponse)(nil), // 1: orlop.secret.v1.CreateSecretResponse
@@ -388,19 +483,23 @@ var file_orlop_secret_v1_secret_proto_goTypes = []any{
 	(*DeleteSecretResponse)(nil), // 3: orlop.secret.v1.DeleteSecretResponse
 	(*GetSecretRequest)(nil),     // 4: orlop.secret.v1.GetSecretRequest
 	(*Secret)(nil),               // 5: orlop.secret.v1.Secret
-	nil,                          // 6: orlop.secret.v1.Secret.DataEntry
+	(*WatchSecretsRequest)(nil),  // 6: orlop.secret.v1.WatchSecretsRequest
+	(*WatchSecretsResponse)(nil), // 7: orlop.secret.v1.WatchSecretsResponse
+	nil,                          // 8: orlop.secret.v1.Secret.DataEntry
 }
 var file_orlop_secret_v1_secret_proto_depIdxs = []int32{
 	5, // 0: orlop.secret.v1.CreateSecretRequest.secret:type_name -> orlop.secret.v1.Secret
-	6, // 1: orlop.secret.v1.Secret.data:type_name -> orlop.secret.v1.Secret.DataEntry
+	8, // 1: orlop.secret.v1.Secret.data:type_name -> orlop.secret.v1.Secret.DataEntry
 	4, // 2: orlop.secret.v1.SecretService.GetSecret:input_type -> orlop.secret.v1.GetSecretRequest
 	0, // 3: orlop.secret.v1.SecretService.CreateSecret:input_type -> orlop.secret.v1.CreateSecretRequest
 	2, // 4: orlop.secret.v1.SecretService.DeleteSecret:input_type -> orlop.secret.v1.DeleteSecretRequest
-	5, // 5: orlop.secret.v1.SecretService.GetSecret:output_type -> orlop.secret.v1.Secret
-	1, // 6: orlop.secret.v1.SecretService.CreateSecret:output_type -> orlop.secret.v1.CreateSecretResponse
-	3, // 7: orlop.secret.v1.SecretService.DeleteSecret:output_type -> orlop.secret.v1.DeleteSecretResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
+	6, // 5: orlop.secret.v1.SecretService.WatchSecrets:input_type -> orlop.secret.v1.WatchSecretsRequest
+	5, // 6: orlop.secret.v1.SecretService.GetSecret:output_type -> orlop.secret.v1.Secret
+	1, // 7: orlop.secret.v1.SecretService.CreateSecret:output_type -> orlop.secret.v1.CreateSecretResponse
+	3, // 8: orlop.secret.v1.SecretService.DeleteSecret:output_type -> orlop.secret.v1.DeleteSecretResponse
+	7, // 9: orlop.secret.v1.SecretService.WatchSecrets:output_type -> orlop.secret.v1.WatchSecretsResponse
+	6, // [6:10] is the sub-list for method output_type
+	2, // [2:6] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -417,7 +516,7 @@ func file_orlop_secret_v1_secret_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_secret_v1_secret_proto_rawDesc), len(file_orlop_secret_v1_secret_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	SecretService_GetSecret_FullMethodName    = "/orlop.secret.v1.SecretService/GetSecret"
 	SecretService_CreateSecret_FullMethodName = "/orlop.secret.v1.SecretService/CreateSecret"
 	SecretService_DeleteSecret_FullMethodName = "/orlop.secret.v1.SecretService/DeleteSecret"
+	SecretService_WatchSecrets_FullMethodName = "/orlop.secret.v1.SecretService/WatchSecrets"
 )
 
 // SecretServiceClient is the client API for SecretService service.
@@ -43,6 +44,9 @@ type SecretServiceClient interface {
 	// DeleteSecret deletes a Secret that was made with that mark, and no other.
 	// Idempotent.
 	DeleteSecret(ctx context.Context, in *DeleteSecretRequest, opts ...grpc.CallOption) (*DeleteSecretResponse, error)
+	// WatchSecrets tells which Secrets there are and then, until the caller leaves,
+	// which come, change or go: their names, never their content.
+	WatchSecrets(ctx context.Context, in *WatchSecretsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSecretsResponse], error)
 }
 
 type secretServiceClient struct {
@@ -83,6 +87,25 @@ func (c *secretServiceClient) DeleteSecret(ctx context.Context, in *DeleteSecret
 	return out, nil
 }
 
+func (c *secretServiceClient) WatchSecrets(ctx context.Context, in *WatchSecretsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSecretsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SecretService_ServiceDesc.Streams[0], SecretService_WatchSecrets_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchSecretsRequest, WatchSecretsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SecretService_WatchSecretsClient = grpc.ServerStreamingClient[WatchSecretsResponse]
+
 // SecretServiceServer is the server API for SecretService service.
 // All implementations must embed UnimplementedSecretServiceServer
 // for forward compatibility.
@@ -99,6 +122,9 @@ type SecretServiceServer interface {
 	// DeleteSecret deletes a Secret that was made with that mark, and no other.
 	// Idempotent.
 	DeleteSecret(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error)
+	// WatchSecrets tells which Secrets there are and then, until the caller leaves,
+	// which come, change or go: their names, never their content.
+	WatchSecrets(*WatchSecretsRequest, grpc.ServerStreamingServer[WatchSecretsResponse]) error
 	mustEmbedUnimplementedSecretServiceServer()
 }
 
@@ -117,6 +143,9 @@ func (UnimplementedSecretServiceServer) CreateSecret(context.Context, *CreateSec
 }
 func (UnimplementedSecretServiceServer) DeleteSecret(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSecret not implemented")
+}
+func (UnimplementedSecretServiceServer) WatchSecrets(*WatchSecretsRequest, grpc.ServerStreamingServer[WatchSecretsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchSecrets not implemented")
 }
 func (UnimplementedSecretServiceServer) mustEmbedUnimplementedSecretServiceServer() {}
 func (UnimplementedSecretServiceServer) testEmbeddedByValue()                       {}
@@ -193,6 +222,17 @@ func _SecretService_DeleteSecret_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SecretService_WatchSecrets_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchSecretsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SecretServiceServer).WatchSecrets(m, &grpc.GenericServerStream[WatchSecretsRequest, WatchSecretsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SecretService_WatchSecretsServer = grpc.ServerStreamingServer[WatchSecretsResponse]
+
 // SecretService_ServiceDesc is the grpc.ServiceDesc for SecretService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -213,6 +253,12 @@ var SecretService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _SecretService_DeleteSecret_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchSecrets",
+			Handler:       _SecretService_WatchSecrets_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "orlop/secret/v1/secret.proto",
 }

@@ -7,6 +7,7 @@ package class
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,22 +38,11 @@ func Shipped() []*vmv1.VirtualMachineClass {
 	}
 }
 
-// CPUModel is the processor that QEMU shows to VMs of a class, in QEMU's words;
-// an empty name stands for the best that the accelerator gives.
-func CPUModel(class *vmv1.VirtualMachineClass) (model string, features []string) {
-	switch cpu := class.GetSpec().GetCpu(); cpu.GetType() {
-	case vmv1.ClassCPUType_Model:
-		return cpu.GetModel(), nil
-	case vmv1.ClassCPUType_Features:
-		return "", cpu.GetFeatures()
-	default:
-		return "", nil
-	}
-}
-
 // Reconciler keeps the statuses of classes.
 type Reconciler struct {
 	Nodes []node.Node
+	// Processor is what there is for guests on every node.
+	Processor Processor
 	// InUse counts the VMs of a class.
 	InUse func(name string) int
 	Now   func() time.Time
@@ -77,16 +67,26 @@ func (r *Reconciler) Reconcile(_ context.Context, class *vmv1.VirtualMachineClas
 	for _, n := range nodes {
 		status.AvailableNodes = append(status.AvailableNodes, n.Name)
 	}
+	discovered, err := discover(class, r.Nodes)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	status.CpuFeatures = r.Processor.shown(class, discovered)
+	lack := r.Processor.lack(class)
 	switch discovery := class.GetSpec().GetCpu().GetType() == vmv1.ClassCPUType_Discovery; {
-	case discovery:
+	case discovery && !discovered:
 		status.Phase = vmv1.ClassPhase_Pending
-		list.False(typeReady, "NotSupported", "spec.cpu.type Discovery is not supported yet")
+		list.False(typeReady, "NoCpuFeaturesEnabled", "No node matches spec.cpu.discovery.nodeSelector.")
+	case lack != "":
+		status.Phase, status.AvailableNodes, status.MaxAllocatableResources = vmv1.ClassPhase_Pending, nil, nil
+		list.False(typeReady, "NoSuitableNodesFound", lack)
 	case len(nodes) == 0:
 		status.Phase = vmv1.ClassPhase_Pending
 		list.False(typeReady, "NoSuitableNodesFound", "No node matches spec.nodeSelector.")
 	default:
 		list.True(typeReady, "SuitableNodesFound", "")
 	}
+	discovery(&list, class, discovered)
 	if deleting {
 		status.Phase = vmv1.ClassPhase_Terminating
 		list.True("InUse", "VirtualMachineClassInUse", fmt.Sprintf("%d VMs use the class.", users))
@@ -101,6 +101,12 @@ func Admit(_ context.Context, _, class *vmv1.VirtualMachineClass) error {
 		return err
 	}
 	policies := class.GetSpec().GetSizingPolicies()
+	for i, policy := range policies {
+		if dedicated := policy.GetDedicatedCores(); len(dedicated) > 0 && !slices.Contains(dedicated, false) {
+			return fault.Refuse(fmt.Sprintf("spec.sizingPolicies[%d].dedicatedCores", i), "FieldValueInvalid",
+				"must have false: no VM has dedicated cores, so none would be allowed")
+		}
+	}
 	for i, a := range policies {
 		for j, b := range policies[:i] {
 			if a.GetCores().GetMin() <= b.GetCores().GetMax() && b.GetCores().GetMin() <= a.GetCores().GetMax() {

@@ -44,8 +44,6 @@ func TestClassIsReadyWhereThereAreNodes(t *testing.T) {
 			vmv1.ClassPhase_Ready, "SuitableNodesFound", []string{"a"}, "8Gi"},
 		{"nowhere", &vmv1.VirtualMachineClassSpec{NodeSelector: selector(map[string]string{"disktype": "tape"})},
 			vmv1.ClassPhase_Pending, "NoSuitableNodesFound", nil, ""},
-		{"not supported yet", &vmv1.VirtualMachineClassSpec{Cpu: &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Discovery}},
-			vmv1.ClassPhase_Pending, "NotSupported", []string{"a", "b"}, "8Gi"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := &Reconciler{Nodes: nodes(), InUse: func(string) int { return 0 }, Now: time.Now}
@@ -100,6 +98,8 @@ func TestClassesAreJudged(t *testing.T) {
 		{cores(5, 8, 1, 16), "spec.sizingPolicies[1].cores"},
 		{&vmv1.VirtualMachineClassSpec{NodeSelector: selector(nil, &vmv1.NodeSelectorRequirement{Key: "a", Operator: "In"})},
 			"spec.nodeSelector.matchExpressions[0]"},
+		{&vmv1.VirtualMachineClassSpec{SizingPolicies: []*vmv1.SizingPolicy{{DedicatedCores: []bool{true}}}},
+			"spec.sizingPolicies[0].dedicatedCores"},
 	} {
 		err := Admit(t.Context(), nil, &vmv1.VirtualMachineClass{Spec: test.spec})
 		if test.field == "" && err == nil {
@@ -108,19 +108,5 @@ func TestClassesAreJudged(t *testing.T) {
 		if f := fault.From(err); f == nil || f.Class != fault.Invalid || len(f.Fields) != 1 || f.Fields[0].Path != test.field {
 			t.Errorf("%v: got %v, want a refusal of %q", test.spec, err, test.field)
 		}
-	}
-}
-
-func TestShippedClassesSayWhichProcessor(t *testing.T) {
-	for _, class := range Shipped() {
-		if model, _ := CPUModel(class); (model == "") != (class.GetMetadata().GetName() == "host") {
-			t.Errorf("class %s has processor %q", class.GetMetadata().GetName(), model)
-		}
-	}
-	features := &vmv1.VirtualMachineClass{Spec: &vmv1.VirtualMachineClassSpec{
-		Cpu: &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Features, Features: []string{"avx"}},
-	}}
-	if model, got := CPUModel(features); model != "" || !slices.Equal(got, []string{"avx"}) {
-		t.Errorf("%q with %v", model, got)
 	}
 }

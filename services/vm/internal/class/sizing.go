@@ -10,7 +10,8 @@ import (
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 )
 
-// Mismatch says which rule of a class a VM's size breaks; empty where it fits.
+// Mismatch says which rules of a class a VM's size breaks, all of them; empty
+// where it fits.
 func Mismatch(class *vmv1.VirtualMachineClass, spec *vmv1.VirtualMachineSpec) string {
 	policies := class.GetSpec().GetSizingPolicies()
 	if len(policies) == 0 {
@@ -18,14 +19,12 @@ func Mismatch(class *vmv1.VirtualMachineClass, spec *vmv1.VirtualMachineSpec) st
 	}
 	cores := spec.GetCpu().GetCores()
 	for _, policy := range policies {
-		if covers(policy.GetCores(), cores) {
-			return mismatch(policy, spec)
+		if r := policy.GetCores(); cores >= r.GetMin() && cores <= r.GetMax() {
+			return strings.Join(mismatches(policy, spec), "; ")
 		}
 	}
 	return fmt.Sprintf("spec.cpu.cores is %d, and the class has %s", cores, ranges(policies))
 }
-
-func covers(r *vmv1.SizingCores, cores int32) bool { return cores >= r.GetMin() && cores <= r.GetMax() }
 
 func ranges(policies []*vmv1.SizingPolicy) string {
 	var texts []string
@@ -35,44 +34,66 @@ func ranges(policies []*vmv1.SizingPolicy) string {
 	return strings.Join(texts, ", ")
 }
 
-func mismatch(policy *vmv1.SizingPolicy, spec *vmv1.VirtualMachineSpec) string {
-	cores := policy.GetCores()
-	step := max(cores.GetStep(), 1)
-	if (spec.GetCpu().GetCores()-cores.GetMin())%step != 0 {
-		return fmt.Sprintf("spec.cpu.cores is %d, and must be %d or more in steps of %d",
-			spec.GetCpu().GetCores(), cores.GetMin(), step)
+func mismatches(policy *vmv1.SizingPolicy, spec *vmv1.VirtualMachineSpec) []string {
+	var broken []string
+	cores, r := spec.GetCpu().GetCores(), policy.GetCores()
+	if step := r.GetStep(); step > 0 && cores != r.GetMax() && (cores-r.GetMin())%step != 0 {
+		broken = append(broken, fmt.Sprintf("spec.cpu.cores is %d, and must be %d, or more in steps of %d, or %d",
+			cores, r.GetMin(), step, r.GetMax()))
 	}
 	if fractions := policy.GetCoreFractions(); len(fractions) > 0 {
 		fraction := Fraction(spec.GetCpu().GetCoreFraction())
 		if !slices.Contains(fractions, fraction) {
-			return fmt.Sprintf("spec.cpu.coreFraction is %d%%, and must be one of %v", fraction, fractions)
+			broken = append(broken, fmt.Sprintf("spec.cpu.coreFraction is %d%%, and must be one of %s", fraction, percentages(fractions)))
 		}
 	}
-	return memoryMismatch(policy.GetMemory(), spec)
+	memory, size := policy.GetMemory(), bytes(spec.GetMemory().GetSize())
+	whole := span{"spec.memory.size", memory.GetMin(), memory.GetMax(), memory.GetStep()}
+	each := span{"spec.memory.size for each core", memory.GetPerCore().GetMin(), memory.GetPerCore().GetMax(), memory.GetStep()}
+	if memory.GetPerCore() != nil && memory.GetMin() == "" && memory.GetMax() == "" {
+		whole.step = "" // the step is for each core's memory
+	}
+	broken = append(broken, whole.mismatches(size, 1)...)
+	if memory.GetPerCore() == nil {
+		return broken
+	}
+	return append(broken, each.mismatches(size, int64(max(cores, 1)))...)
 }
 
-func memoryMismatch(policy *vmv1.SizingMemory, spec *vmv1.VirtualMachineSpec) string {
-	size := bytes(spec.GetMemory().GetSize())
-	perCore := size / int64(max(spec.GetCpu().GetCores(), 1))
-	for _, bound := range []struct {
-		subject  string
-		value    int64
-		min, max string
-	}{
-		{"spec.memory.size", size, policy.GetMin(), policy.GetMax()},
-		{"spec.memory.size for each core", perCore, policy.GetPerCore().GetMin(), policy.GetPerCore().GetMax()},
-	} {
-		if bound.min != "" && bound.value < bytes(bound.min) {
-			return fmt.Sprintf("%s is %s, and must be at least %s", bound.subject, text(bound.value), bound.min)
-		}
-		if bound.max != "" && bound.value > bytes(bound.max) {
-			return fmt.Sprintf("%s is %s, and must be at most %s", bound.subject, text(bound.value), bound.max)
-		}
+func percentages(fractions []int32) string {
+	var texts []string
+	for _, fraction := range fractions {
+		texts = append(texts, fmt.Sprintf("%d%%", fraction))
 	}
-	if step := bytes(policy.GetStep()); step > 0 && (size-bytes(policy.GetMin()))%step != 0 {
-		return fmt.Sprintf("spec.memory.size is %s, and must go in steps of %s", spec.GetMemory().GetSize(), policy.GetStep())
+	return strings.Join(texts, ", ")
+}
+
+// span is a range of memory sizes; what is empty does not limit.
+type span struct{ subject, min, max, step string }
+
+// mismatches says what is wrong with a size that is divided among that many
+// parts. Nothing is rounded: the limits are multiplied instead. The greatest size
+// is allowed whatever the step.
+func (s span) mismatches(size, parts int64) []string {
+	least, most, step := bytes(s.min)*parts, bytes(s.max)*parts, bytes(s.step)*parts
+	var broken []string
+	is := func(rule string, limit string) {
+		broken = append(broken, fmt.Sprintf("%s is %s, and must %s %s", s.subject, text(size/parts), rule, limit))
 	}
-	return ""
+	if s.min != "" && size < least {
+		is("be at least", s.min)
+	}
+	if s.max != "" && size > most {
+		is("be at most", s.max)
+	}
+	if step > 0 && size >= least && (s.max == "" || size < most) && (size-least)%step != 0 {
+		from := s.min
+		if from == "" {
+			from = "0"
+		}
+		is("go up from "+from+" in steps of", s.step)
+	}
+	return broken
 }
 
 // Fraction reads a percentage such as "20%"; 100 where it is empty.

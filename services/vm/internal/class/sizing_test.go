@@ -16,7 +16,7 @@ func TestMismatch(t *testing.T) {
 			Memory:        &vmv1.SizingMemory{Min: "1Gi", Max: "8Gi", Step: "512Mi"},
 		},
 		{
-			Cores:  &vmv1.SizingCores{Min: 6, Max: 16, Step: &step},
+			Cores:  &vmv1.SizingCores{Min: 6, Max: 17, Step: &step},
 			Memory: &vmv1.SizingMemory{PerCore: &vmv1.SizingMemoryPerCore{Min: "1Gi", Max: "2Gi"}},
 		},
 	}}}
@@ -27,13 +27,16 @@ func TestMismatch(t *testing.T) {
 		{2, "10%", "2Gi", ""},
 		{2, "", "1536Mi", ""},
 		{2, "20%", "2Gi", "spec.cpu.coreFraction is 20%"},
-		{5, "", "2Gi", "spec.cpu.cores is 5, and the class has 1 to 4, 6 to 16"},
+		{5, "", "2Gi", "spec.cpu.cores is 5, and the class has 1 to 4, 6 to 17"},
 		{7, "", "8Gi", "in steps of 2"},
 		{2, "", "512Mi", "must be at least 1Gi"},
 		{2, "", "16Gi", "must be at most 8Gi"},
 		{2, "", "1100Mi", "steps of 512Mi"},
 		{8, "", "8Gi", ""},
 		{8, "", "4Gi", "for each core is 512Mi, and must be at least 1Gi"},
+		{17, "", "17Gi", ""}, // the most is allowed whatever the step
+		{4, "", "8Gi", ""},
+		{2, "20%", "512Mi", "must be one of 5%, 10%, 100%; spec.memory.size is 512Mi"},
 	} {
 		got := Mismatch(class, &vmv1.VirtualMachineSpec{
 			Cpu:    &vmv1.CPU{Cores: test.cores, CoreFraction: test.fraction},

@@ -40,10 +40,13 @@ type Options struct {
 
 // Engine implements machine.Engine, migration.Engine and attachment.Engine.
 type Engine struct {
-	qemu    *qemu.Engine
-	seeds   string
-	changed func(uid string)
-	logger  *slog.Logger
+	qemu        *qemu.Engine
+	seeds       string
+	nonVolatile string
+	// unlimited says why guests' processor time can't be limited; empty where it can.
+	unlimited string
+	changed   func(uid string)
+	logger    *slog.Logger
 
 	// Agents are watched until Close.
 	life    context.Context
@@ -61,14 +64,18 @@ func New(opts Options) (*Engine, error) {
 	if err := os.MkdirAll(seeds, 0o700); err != nil {
 		return nil, err
 	}
+	limits, unlimited, err := openLimits(opts.Dir)
+	if err != nil {
+		return nil, err
+	}
 	life, end := context.WithCancel(context.Background())
 	e := &Engine{
-		seeds: seeds, changed: opts.Changed, logger: opts.Logger,
+		seeds: seeds, nonVolatile: filepath.Join(opts.Dir, "nonvolatile"), unlimited: unlimited, changed: opts.Changed, logger: opts.Logger,
 		life: life, end: end, agents: map[string]*agentWatch{},
 	}
-	var err error
 	e.qemu, err = qemu.New(qemu.Options{
 		Folder: filepath.Join(opts.Dir, "machines"), Host: opts.Host, DiskRoots: opts.DiskRoots, Log: opts.Logger,
+		Limits: limits,
 		Notify: func(event qemu.Event) { e.changed(event.Machine) },
 	})
 	if err != nil {
@@ -95,6 +102,7 @@ func (e *Engine) Start(ctx context.Context, instance machine.Instance) error {
 	if err != nil {
 		return err
 	}
+	e.equip(&m, instance.Bootloader, instance.OS)
 	process, err := e.qemu.Start(ctx, m)
 	if err != nil {
 		return startFault(err)
@@ -108,6 +116,8 @@ func startFault(err error) error {
 	switch {
 	case errors.Is(err, qemu.ErrInvalid), errors.Is(err, qemu.ErrUnsafe):
 		return fault.Wrap(err, fault.Invalid, "InternalVirtualMachineError", "QEMU can't run this VM: %v", err)
+	case errors.Is(err, qemu.ErrLacking):
+		return fault.Wrap(err, fault.NotReady, "InternalVirtualMachineError", "%v", err)
 	case errors.As(err, &start):
 		return fault.Wrap(err, fault.Transient, "InternalVirtualMachineError", "QEMU did not start: %s", start.Stderr)
 	}
@@ -134,6 +144,9 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 	}
 	installed := e.qemu.Host().Version.String()
 	sight := machine.Sight{QEMU: installed, InstalledQEMU: installed, Moving: e.qemu.Moving(uid)}
+	if process.Machine().CPU.MilliCPU > 0 {
+		sight.Unlimited = e.unlimited
+	}
 	if state == qemu.StateGone {
 		sight.State, err = stateOfEnding(process)
 		return sight, err

@@ -82,7 +82,7 @@ func instance(t *testing.T, uid string) machine.Instance {
 		Port: &networkv1.Port{
 			MacAddress: "52:54:00:00:00:01", Mode: networkv1.PortMode_User, Address: "10.66.10.10/24", Gateway: "10.66.10.1",
 		},
-		UserData: []byte("#cloud-config\n"),
+		Provisioning: machine.Provisioning{UserData: []byte("#cloud-config\n")},
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"orlop.dev/services/vm/internal/cloudinit"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/qemu"
+	"orlop.dev/services/vm/internal/sysprep"
 )
 
 // machineOf is an instance in QEMU's words.
@@ -27,10 +28,10 @@ func machineOf(instance machine.Instance, seed string) (qemu.Machine, error) {
 	m := qemu.Machine{
 		ID: instance.UID, Name: instance.Namespace + "/" + instance.Name,
 		CPU: qemu.CPU{
-			Model: instance.CPUModel, Features: instance.CPUFeatures,
+			Model: instance.CPUModel, Features: instance.CPUFeatures, Exact: instance.CPUExact, MilliCPU: instance.MilliCPU,
 			Sockets: int(instance.Topology.GetSockets()), CoresPerSocket: int(instance.Topology.GetCoresPerSocket()),
 		},
-		MemoryBytes: instance.MemoryBytes, Firmware: qemu.FirmwareBIOS, Devices: devices,
+		MemoryBytes: instance.MemoryBytes, Devices: devices,
 		SeedPath: seed, Network: network,
 	}
 	for i, device := range instance.Devices {
@@ -95,11 +96,15 @@ func userNetworkOf(port *networkv1.Port) (*qemu.UserNetwork, error) {
 
 func (e *Engine) seedPath(uid string) string { return filepath.Join(e.seeds, uid+".iso") }
 
-// writeSeed writes what cloud-init reads, and returns its path; none where the
-// VM has no provisioning. The address comes by DHCP, so that it is right at
-// every boot and not at the first alone.
+// writeSeed writes what cloud-init or Windows reads, and returns its path; none
+// where the VM has no provisioning. The address comes by DHCP, so that it is
+// right at every boot and not at the first alone.
 func (e *Engine) writeSeed(instance machine.Instance) (string, error) {
-	if instance.UserData == nil {
+	path, given := e.seedPath(instance.UID), instance.Provisioning
+	switch {
+	case given.Unattend != nil || given.Autounattend != nil:
+		return path, sysprep.Write(path, sysprep.Answers{Unattend: given.Unattend, Autounattend: given.Autounattend})
+	case given.UserData == nil:
 		return "", nil
 	}
 	mac, err := net.ParseMAC(instance.Port.GetMacAddress())
@@ -107,9 +112,8 @@ func (e *Engine) writeSeed(instance machine.Instance) (string, error) {
 		return "", fmt.Errorf("MAC address of the port: %w", err)
 	}
 	seed := cloudinit.Seed{
-		InstanceID: instance.UID, LocalHostname: instance.Name, UserData: instance.UserData,
+		InstanceID: instance.UID, LocalHostname: instance.Name, UserData: given.UserData,
 		Network: []cloudinit.Interface{{MAC: mac, DHCP4: true}},
 	}
-	path := e.seedPath(instance.UID)
 	return path, cloudinit.Write(path, seed)
 }

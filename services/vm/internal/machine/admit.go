@@ -29,7 +29,7 @@ const (
 const MaxDevices = 16
 
 // Admit refuses what the schema can't know to be wrong.
-func (r *Reconciler) Admit(_ context.Context, old, vm *vmv1.VirtualMachine) error {
+func (r *Reconciler) Admit(ctx context.Context, old, vm *vmv1.VirtualMachine) error {
 	if vm == nil {
 		return nil
 	}
@@ -42,6 +42,7 @@ func (r *Reconciler) Admit(_ context.Context, old, vm *vmv1.VirtualMachine) erro
 	for _, check := range []error{
 		admitMetadata(old, vm), checkCores(vm.GetSpec().GetCpu().GetCores()), admitMemory(vm.GetSpec()),
 		r.admitDevices(old, vm), admitSupported(vm.GetSpec()), r.admitSize(vm.GetSpec()),
+		r.admitProvisioning(ctx, old, vm),
 	} {
 		if check != nil {
 			return check
@@ -132,10 +133,6 @@ func sameRef(a, b *vmv1.BlockDeviceRef) bool { return DeviceID(a) == DeviceID(b)
 // admitSupported refuses by name what nothing honours yet.
 func admitSupported(spec *vmv1.VirtualMachineSpec) error {
 	switch {
-	case spec.GetBootloader() > vmv1.Bootloader_BIOS:
-		return fault.Refuse("spec.bootloader", forbidden, "%s %s: use BIOS", spec.GetBootloader(), notSupportedYet)
-	case spec.GetOsType() > vmv1.OSType_Generic:
-		return fault.Refuse("spec.osType", forbidden, "%s %s: use Generic", spec.GetOsType(), notSupportedYet)
 	case len(spec.GetTopologySpreadConstraints()) > 0:
 		return fault.Refuse("spec.topologySpreadConstraints", forbidden, notSupportedYet)
 	case spec.GetPriorityClassName() != "":

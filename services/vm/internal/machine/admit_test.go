@@ -23,6 +23,7 @@ func (s shelf) Class(name string) (*vmv1.VirtualMachineClass, bool) {
 
 func TestVMsAreJudged(t *testing.T) {
 	r := newWorld(t, nil).r
+	r.Secrets = nil
 	r.Attachments = &world{attached: []machine.Attachment{{Name: "data", Ref: diskRef("data")}}}
 	r.Devices.(*devices).states["VirtualImage linux"] = machine.DeviceState{Found: true, Ready: true}
 	r.Devices.(*devices).states["VirtualImage iso"] = machine.DeviceState{Found: true, Ready: true, CDROM: true}
@@ -60,8 +61,7 @@ func TestVMsAreJudged(t *testing.T) {
 		{"a CD-ROM to boot from", func(vm *vmv1.VirtualMachine) {
 			vm.Spec.BlockDeviceRefs[0] = &vmv1.BlockDeviceRef{Kind: vmv1.BlockDeviceKind_VirtualImage, Name: "iso"}
 		}, ""},
-		{"firmware", func(vm *vmv1.VirtualMachine) { vm.Spec.Bootloader = vmv1.Bootloader_EFI }, "spec.bootloader"},
-		{"system", func(vm *vmv1.VirtualMachine) { vm.Spec.OsType = vmv1.OSType_Windows }, "spec.osType"},
+		{"a Secret where there are none", func(vm *vmv1.VirtualMachine) { vm.Spec.Provisioning = userDataFrom("script") }, "spec.provisioning.userDataRef"},
 		{"priority", func(vm *vmv1.VirtualMachine) { vm.Spec.PriorityClassName = "high" }, "spec.priorityClassName"},
 		{"a size that the class refuses", func(vm *vmv1.VirtualMachine) {
 			vm.Spec.VirtualMachineClassName, vm.Spec.Cpu.Cores = "small", 4

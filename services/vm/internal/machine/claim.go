@@ -13,12 +13,16 @@ import (
 func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (Instance, error) {
 	spec, meta := vm.GetSpec(), vm.GetMetadata()
 	holder := User(vm, o.record)
-	model, features := class.CPUModel(o.class)
+	cpu := class.CPUOf(o.class, r.Processor)
 	instance := Instance{
 		UID: meta.GetUid(), Namespace: meta.GetNamespace(), Name: meta.GetName(),
-		CPUModel: model, CPUFeatures: features, Topology: topology(spec.GetCpu().GetCores()),
-		MemoryBytes:     demandOf(spec).MemoryBytes,
+		CPUModel: cpu.Model, CPUFeatures: cpu.Features, CPUExact: cpu.Exact, Topology: topology(spec.GetCpu().GetCores()),
+		MemoryBytes:     memoryOf(spec),
 		Paravirtualized: spec.GetEnableParavirtualization(),
+		Bootloader:      spec.GetBootloader(), OS: spec.GetOsType(),
+	}
+	if class.Fraction(spec.GetCpu().GetCoreFraction()) < 100 {
+		instance.MilliCPU = milliCPUOf(spec)
 	}
 	for _, ref := range spec.GetBlockDeviceRefs() {
 		device, err := r.Devices.Claim(ctx, ref, holder)
@@ -37,9 +41,7 @@ func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 	if instance.Port, err = r.Addresses.Claim(ctx, o.address, holder); err != nil {
 		return instance, err
 	}
-	if spec.GetProvisioning().GetType() == vmv1.ProvisioningType_UserData {
-		instance.UserData = []byte(spec.GetProvisioning().GetUserData())
-	}
+	instance.Provisioning = o.provisioning
 	return instance, nil
 }
 
@@ -166,6 +168,9 @@ func (r *Reconciler) leave(ctx context.Context, vm *vmv1.VirtualMachine) error {
 		if err := r.Addresses.Release(ctx, address, holder); err != nil {
 			return err
 		}
+	}
+	if err := r.NonVolatile.Discard(ctx, uid); err != nil {
+		return err
 	}
 	return r.Power.Delete(ctx, uid)
 }

@@ -53,6 +53,8 @@ func migrating(list *condition.List, o *observation) {
 	switch {
 	case !o.sight.State.Alive():
 		list.False(can, not, "The VM does not run.")
+	case Immovable(o.applied) != "":
+		list.False(can, not, Immovable(o.applied))
 	case len(o.record.Pinned) > 0:
 		list.False(can, not, strings.Join(o.record.Pinned, ", ")+" can be used on "+o.record.Node+" only: "+
 			"its storage class has access mode ReadWriteOnce.")
@@ -84,7 +86,7 @@ func running(list *condition.List, o *observation, phase vmv1.VirtualMachinePhas
 	const name, not = "Running", "VirtualMachineNotRunning"
 	switch {
 	case phase == vmv1.VirtualMachinePhase_Running, phase == vmv1.VirtualMachinePhase_Migrating:
-		list.True(name, "VirtualMachineRunning", "")
+		list.True(name, "VirtualMachineRunning", unlimited(o))
 	case o.startProblem != nil:
 		list.False(name, o.startProblem.reason, o.startProblem.message)
 	case o.sight.State == Unresponsive:
@@ -96,6 +98,14 @@ func running(list *condition.List, o *observation, phase vmv1.VirtualMachinePhas
 	default:
 		list.False(name, not, "")
 	}
+}
+
+// unlimited is what a VM that runs has to say of its coreFraction.
+func unlimited(o *observation) string {
+	if o.sight.Unlimited == "" {
+		return ""
+	}
+	return "coreFraction is not enforced: " + o.sight.Unlimited + "."
 }
 
 func configuration(list *condition.List, o *observation) {

@@ -63,7 +63,7 @@ func (r *Reconciler) launch(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 		err = fault.New(fault.NotReady, "BlockDevicesNotReady", "a disk is not made yet")
 	case err == nil && o.record.Awaits:
 		now := r.Now()
-		o.record.Awaits, o.record.Started = false, &now
+		o.record.Awaits, o.record.Started, o.record.Provisioned = false, &now, o.provisioned
 		o.record.Pinned = pinned(vm, o.wanted, instance)
 		err = r.Power.Put(ctx, instance.UID, o.record)
 	}
@@ -148,7 +148,7 @@ func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	if err != nil {
 		return err
 	}
-	demand := demandOf(vm.GetSpec())
+	demand := r.demandOf(vm.GetSpec())
 	r.placing.Lock()
 	defer r.placing.Unlock()
 	used, err := r.used(ctx)
@@ -166,6 +166,7 @@ func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	now := r.Now()
 	o.record.Node, o.record.Applied, o.record.Started = name, json.RawMessage(applied), &now
 	o.record.MilliCPU, o.record.MemoryBytes = demand.MilliCPU, demand.MemoryBytes
+	o.record.Provisioned = o.provisioned
 	o.record.Instance++
 	o.record.Awaits, o.record.Pinned = o.awaits, slices.Sorted(maps.Keys(pins))
 	// Whatever was asked of an earlier instance is done with this one. From now on
@@ -393,12 +394,18 @@ func placementProblem(spec *vmv1.VirtualMachineSpec) *problem {
 }
 
 // demandOf is what a VM takes of its node: the guaranteed part of its cores, and
-// its memory in whole mebibytes.
-func demandOf(spec *vmv1.VirtualMachineSpec) node.Demand {
+// its memory with what running it takes besides.
+func (r *Reconciler) demandOf(spec *vmv1.VirtualMachineSpec) node.Demand {
+	return node.Demand{MilliCPU: milliCPUOf(spec), MemoryBytes: memoryOf(spec) + r.Overhead(spec)}
+}
+
+// milliCPUOf is the guaranteed part of a VM's cores, which is also its most.
+func milliCPUOf(spec *vmv1.VirtualMachineSpec) int64 {
+	return int64(spec.GetCpu().GetCores()) * int64(class.Fraction(spec.GetCpu().GetCoreFraction())) * 10
+}
+
+// memoryOf is what the guest has of memory, in whole mebibytes.
+func memoryOf(spec *vmv1.VirtualMachineSpec) int64 {
 	size, _ := resource.ParseQuantity(spec.GetMemory().GetSize()) // judged at admission
-	cores, fraction := int64(spec.GetCpu().GetCores()), int64(class.Fraction(spec.GetCpu().GetCoreFraction()))
-	return node.Demand{
-		MilliCPU:    cores * fraction * 10,
-		MemoryBytes: (size.Value() + mebibyte - 1) / mebibyte * mebibyte,
-	}
+	return (size.Value() + mebibyte - 1) / mebibyte * mebibyte
 }

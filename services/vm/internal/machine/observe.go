@@ -26,7 +26,7 @@ func (r *Reconciler) observe(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 	o.wanted = r.Attachments.Of(vm)
 	r.observeClass(vm, o)
 	r.observeDevices(vm, o)
-	o.provisioningProblem = provisioningProblem(vm.GetSpec())
+	r.observeProvisioning(ctx, vm, o)
 	if err := r.observeAddress(ctx, vm, o); err != nil {
 		return err
 	}
@@ -58,6 +58,7 @@ func (r *Reconciler) observeInstance(vm *vmv1.VirtualMachine, o *observation) er
 	}
 	var err error
 	o.changes, err = changesSince(o.record.Applied, vm.GetSpec())
+	o.changes = append(o.changes, secretChange(vm, o)...)
 	return err
 }
 
@@ -168,14 +169,6 @@ func activelyHeld(address *networkv1.VirtualMachineIPAddress, vm *vmv1.VirtualMa
 		}
 	}
 	return false
-}
-
-func provisioningProblem(spec *vmv1.VirtualMachineSpec) *problem {
-	switch kind := spec.GetProvisioning().GetType(); kind {
-	case vmv1.ProvisioningType_UserDataRef, vmv1.ProvisioningType_SysprepRef:
-		return &problem{reasonNotSupported, fmt.Sprintf("spec.provisioning.type %s is not supported yet: use UserData.", kind)}
-	}
-	return nil
 }
 
 func describe(ref *vmv1.BlockDeviceRef) string {

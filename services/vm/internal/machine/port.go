@@ -25,22 +25,34 @@ type Engine interface {
 	Grow(ctx context.Context, uid, device string, virtualBytes int64) error
 }
 
+// NonVolatile is what a VM has from one instance to the next beside its disks: the
+// firmware's variables, and the TPM.
+type NonVolatile interface {
+	// Discard takes it away. Idempotent. There must be no instance.
+	Discard(ctx context.Context, uid string) error
+}
+
 // Instance is all that an engine needs to run a VM.
 type Instance struct {
 	UID, Namespace, Name string
 	CPUModel             string
 	CPUFeatures          []string
-	Topology             *vmv1.CPUTopology
-	MemoryBytes          int64
-	Paravirtualized      bool
+	// CPUExact refuses to start where that processor can't be had whole.
+	CPUExact bool
+	// MilliCPU is the most processor time, in thousandths of a processor; 0 for all.
+	MilliCPU        int64
+	Topology        *vmv1.CPUTopology
+	MemoryBytes     int64
+	Paravirtualized bool
+	Bootloader      vmv1.Bootloader_Value
+	OS              vmv1.OSType_Value
 	// Devices in boot order.
 	Devices []Device
 	// Plugged are the devices of attachments, in the order in which an earlier
 	// instance had them.
-	Plugged []Device
-	Port    *networkv1.Port
-	// UserData is handed to cloud-init as it is; nil for no seed at all.
-	UserData []byte
+	Plugged      []Device
+	Port         *networkv1.Port
+	Provisioning Provisioning
 }
 
 // Device is a disk or an image with its data.
@@ -87,6 +99,9 @@ type Sight struct {
 	State State
 	// Agent is what the guest's agent says, nil where it doesn't answer.
 	Agent *Agent
+	// Unlimited says why an instance takes more processor time than it may; empty
+	// where it doesn't. A part of a sentence.
+	Unlimited string
 	// QEMU is the version that runs the instance, InstalledQEMU the one that a new
 	// instance would have.
 	QEMU, InstalledQEMU string

@@ -15,6 +15,7 @@ import (
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile"
+	"orlop.dev/services/vm/internal/class"
 	"orlop.dev/services/vm/internal/migration"
 	"orlop.dev/services/vm/internal/node"
 	"orlop.dev/services/vm/internal/power"
@@ -32,9 +33,17 @@ type Reconciler struct {
 	Addresses Addresses
 	// Attachments are what VMs are to have besides.
 	Attachments Attachments
-	Engine      Engine
-	Power       *power.Store
-	Nodes       []node.Node
+	// Secrets is nil where there is no Kubernetes API, which has them.
+	Secrets Secrets
+	Engine  Engine
+	// NonVolatile goes with the VM, not with an instance.
+	NonVolatile NonVolatile
+	// Processor is what there is for guests on every node.
+	Processor class.Processor
+	// Overhead is what running a VM takes beside its memory, in bytes.
+	Overhead func(*vmv1.VirtualMachineSpec) int64
+	Power    *power.Store
+	Nodes    []node.Node
 	// Migrations moves what Engine runs, as Migration says.
 	Migrations migration.Engine
 	Migration  migration.Settings
@@ -62,6 +71,10 @@ type observation struct {
 	// wanted are the VM's attachments, present those that the instance has, in the
 	// order of Sight.Plugged.
 	wanted, present []Attachment
+	// provisioning is what a guest would be set up from now; provisioned tells one
+	// Secret's content from another, and is empty where there is none.
+	provisioning Provisioning
+	provisioned  string
 	// plugged is the address that the instance has.
 	plugged *networkv1.VirtualMachineIPAddress
 

@@ -8,6 +8,7 @@ import (
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
+	secretv1 "orlop.dev/gen/orlop/secret/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource/etcdtest"
@@ -72,12 +73,48 @@ func TestStartWaitsForEachDependencyAndSaysWhich(t *testing.T) {
 			"BlockDevicesReady", "BlockDevicesNotReady", "Waits for block devices: VirtualDisk root is in use by VirtualMachine other",
 		},
 		{
-			"provisioning that is supported",
+			"a Secret with its script", func(w *world) { w.vm.Spec.Provisioning = userDataFrom("script") },
+			func(w *world) { w.secrets["script"] = cloudInit("userData", "#cloud-config") },
+			"ProvisioningReady", "ProvisioningNotReady", "Secret script does not exist.",
+		},
+		{
+			"a Secret of the right type",
 			func(w *world) {
-				w.vm.Spec.Provisioning = &vmv1.Provisioning{Type: vmv1.ProvisioningType_UserDataRef}
+				w.vm.Spec.Provisioning = userDataFrom("script")
+				w.secrets["script"] = &secretv1.Secret{Type: "Opaque", Data: map[string][]byte{"userData": []byte("hunter2")}}
 			},
+			func(w *world) { w.secrets["script"] = cloudInit("userdata", "#cloud-config") },
+			"ProvisioningReady", "ProvisioningNotReady", "Secret script is of type Opaque and must be of type " +
+				"provisioning.virtualization.deckhouse.io/cloud-init: a Secret's type can't be changed, make it anew.",
+		},
+		{
+			"a Secret with the right key",
+			func(w *world) {
+				w.vm.Spec.Provisioning = userDataFrom("script")
+				w.secrets["script"] = cloudInit("user-data", "hunter2")
+			},
+			func(w *world) { w.secrets["script"] = cloudInit("userData", "") },
+			"ProvisioningReady", "ProvisioningNotReady", "Secret script has no key userData or userdata.",
+		},
+		{
+			"a Secret with answers",
+			func(w *world) {
+				w.vm.Spec.Provisioning = &vmv1.Provisioning{
+					Type: vmv1.ProvisioningType_SysprepRef, SysprepRef: &vmv1.SecretRef{Kind: vmv1.SecretKind_Secret, Name: "answers"},
+				}
+				w.secrets["answers"] = &secretv1.Secret{Type: "provisioning.virtualization.deckhouse.io/sysprep"}
+			},
+			func(w *world) {
+				w.secrets["answers"].Data = map[string][]byte{"autounattend.xml": []byte("<unattend/>")}
+			},
+			"ProvisioningReady", "ProvisioningNotReady", "Secret answers has nothing under unattend.xml or autounattend.xml.",
+		},
+		{
+			"Kubernetes, which has the Secret",
+			func(w *world) { w.vm.Spec.Provisioning, w.r.Secrets = userDataFrom("script"), nil },
 			func(w *world) { w.change(func(s *vmv1.VirtualMachineSpec) { s.Provisioning = nil }) },
-			"ProvisioningReady", "NotSupported", "spec.provisioning.type UserDataRef is not supported yet: use UserData.",
+			"ProvisioningReady", "ProvisioningNotReady",
+			"spec.provisioning.userDataRef needs a Kubernetes API, which has the Secret; there is none here: use type UserData",
 		},
 		{
 			"an address that is named", func(w *world) { w.vm.Spec.VirtualMachineIpAddressName = "mine" },
@@ -228,8 +265,8 @@ func TestVMWithoutANodeSaysWhy(t *testing.T) {
 	w.vm.Spec.Memory.Size = "5Gi"
 	w.settle()
 	w.wantPhase(vmv1.VirtualMachinePhase_Pending)
-	w.wantCondition("Running", "PodNotStarted", "no node fits: node-1 has 4Gi of memory left, 5Gi are needed; "+
-		"node-2 has 4Gi of memory left, 5Gi are needed")
+	w.wantCondition("Running", "PodNotStarted", "no node fits: node-1 has 4Gi of memory left, 5220Mi are needed; "+
+		"node-2 has 4Gi of memory left, 5220Mi are needed")
 	w.wantClaims(false, "VirtualDisk root")
 }
 

@@ -26,7 +26,7 @@ func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.Virtu
 		IpAddress:                   address.GetStatus().GetAddress(),
 		VirtualMachineIpAddressName: address.GetMetadata().GetName(),
 		BlockDeviceRefs:             r.deviceStatuses(vm, o),
-		Resources:                   resources(vm.GetSpec()),
+		Resources:                   r.resources(vm.GetSpec()),
 		Stats:                       r.stats(vm, o, phase),
 		VirtualMachinePods:          pods(vm, o),
 		MigrationState:              migrationState(vm, o),
@@ -91,8 +91,9 @@ func migrationState(vm *vmv1.VirtualMachine, o *observation) *vmv1.VirtualMachin
 	return state
 }
 
-func resources(spec *vmv1.VirtualMachineSpec) *vmv1.VirtualMachineResources {
-	demand := demandOf(spec)
+// resources are those of the spec, also while an instance runs with others
+// (guide, "Change virtual machine configuration").
+func (r *Reconciler) resources(spec *vmv1.VirtualMachineSpec) *vmv1.VirtualMachineResources {
 	fraction := spec.GetCpu().GetCoreFraction()
 	if fraction == "" {
 		fraction = "100%"
@@ -100,10 +101,13 @@ func resources(spec *vmv1.VirtualMachineSpec) *vmv1.VirtualMachineResources {
 	return &vmv1.VirtualMachineResources{
 		Cpu: &vmv1.CPUResources{
 			Cores: spec.GetCpu().GetCores(), CoreFraction: fraction,
-			RequestedCores:  resource.NewMilliQuantity(demand.MilliCPU, resource.DecimalSI).String(),
+			RequestedCores:  resource.NewMilliQuantity(milliCPUOf(spec), resource.DecimalSI).String(),
 			RuntimeOverhead: "0", Topology: topology(spec.GetCpu().GetCores()),
 		},
-		Memory: &vmv1.MemoryResources{Size: spec.GetMemory().GetSize(), RuntimeOverhead: "0"},
+		Memory: &vmv1.MemoryResources{
+			Size:            spec.GetMemory().GetSize(),
+			RuntimeOverhead: resource.NewQuantity(r.Overhead(spec), resource.BinarySI).String(),
+		},
 	}
 }
 

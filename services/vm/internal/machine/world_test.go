@@ -38,6 +38,8 @@ type world struct {
 	wire      *wire
 	devices   *devices
 	addresses *addresses
+	secrets   secrets
+	discarded string // whose non-volatile parts are gone
 	classes   map[string]*vmv1.VirtualMachineClass
 	power     *power.Store
 	attached  []machine.Attachment
@@ -57,10 +59,12 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 	}
 	w.devices = &devices{wire: w.wire, states: map[string]machine.DeviceState{}, holders: map[string][]*metav1.Holder{}}
 	w.devices.unmade, w.devices.nodes = map[string]bool{}, map[string]string{}
+	w.secrets = secrets{}
 	w.addresses = &addresses{wire: w.wire, all: map[string]*networkv1.VirtualMachineIPAddress{}}
 	w.devices.add("VirtualDisk root")
 	w.r = &machine.Reconciler{
-		Classes: w, Devices: w.devices, Addresses: w.addresses, Attachments: w, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
+		Classes: w, Devices: w.devices, Addresses: w.addresses, Attachments: w, Secrets: w.secrets, NonVolatile: w,
+		Overhead: func(*vmv1.VirtualMachineSpec) int64 { return 100 << 20 }, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
 		Nodes: node.Simulate([]string{"node-1", "node-2"}, node.Demand{MilliCPU: 8000, MemoryBytes: 8 * gib}),
 		Now:   func() time.Time { return w.now },
 	}
@@ -92,6 +96,11 @@ func (w *world) Class(name string) (*vmv1.VirtualMachineClass, bool) {
 
 // Of implements machine.Attachments.
 func (w *world) Of(*vmv1.VirtualMachine) []machine.Attachment { return w.attached }
+
+// Discard implements machine.NonVolatile.
+func (w *world) Discard(ctx context.Context, uid string) error {
+	return w.wire.around(ctx, "NonVolatile.Discard", func() error { w.discarded = uid; return nil })
+}
 
 // pass reconciles once, and writes the status as a loop does.
 func (w *world) pass(ctx context.Context) (gone bool, err error) {

@@ -39,6 +39,9 @@ type Record struct {
 	Awaits bool `json:"awaits,omitempty"`
 	// Applied is the spec that the present instance was started with, in JSON.
 	Applied json.RawMessage `json:"applied,omitempty"`
+	// Provisioned tells whether a Secret has changed since the present instance was
+	// set up from it; empty without one. It says nothing of its content.
+	Provisioned string `json:"provisioned,omitempty"`
 	// Started is when the present instance was started, Waited for how long its
 	// dependencies were waited for, AgentAfter how long its guest's agent took.
 	Started    *time.Time    `json:"started,omitempty"`
@@ -115,8 +118,7 @@ type Failure struct {
 // InstanceGone clears what was true of the present instance alone.
 func (r *Record) InstanceGone() {
 	r.StopSince, r.Node, r.Applied, r.Force, r.Restart = nil, "", nil, false, ""
-	r.Awaits, r.Pinned, r.Ran = false, nil, nil
-
+	r.Awaits, r.Pinned, r.Provisioned, r.Ran = false, nil, "", nil
 	r.Started, r.AgentAfter, r.MilliCPU, r.MemoryBytes = nil, 0, 0, 0
 }
 

@@ -35,6 +35,7 @@ type Chains map[string][]Layer
 func Args(m Machine, host Host, chains Chains) []string {
 	a := &arguments{}
 	a.machine(m, host)
+	a.firmware(m, host)
 	a.lifecycle()
 	a.channels()
 	a.buses(m)
@@ -53,9 +54,9 @@ func (a *arguments) machine(m Machine, host Host) {
 	a.list = append(a.list, "-nodefaults", "-no-user-config")
 	a.add("-name", "guest="+m.Name, "debug-threads=on")
 	a.add("-uuid", m.ID)
-	a.add("-machine", m.Type, "vmport=off", "hpet=off", "usb=off")
+	a.add("-machine", append([]string{m.Type, "vmport=off", "hpet=off", "usb=off"}, m.Firmware.machineOptions()...)...)
 	a.add("-accel", accel(m, host.Accelerator)...)
-	a.add("-cpu", append([]string{cpuModel(m.CPU.Model, host.Accelerator)}, prefixed("+", m.CPU.Features)...)...)
+	a.add("-cpu", processor(m, host.Accelerator)...)
 	a.add("-smp", fmt.Sprint(m.CPU.Count()), fmt.Sprintf("sockets=%d", m.CPU.Sockets),
 		fmt.Sprintf("cores=%d", m.CPU.CoresPerSocket), "threads=1")
 	a.add("-m", fmt.Sprintf("%dM", m.MemoryBytes/mebibyte))
@@ -130,6 +131,17 @@ func (a *arguments) buses(m Machine) {
 	}
 	// What each firmware and each guest can draw on.
 	a.add("-device", "VGA", "id=video0", fmt.Sprintf("vgamem_mb=%d", videoMebibytes), "bus=pcie.0", "addr=0x7")
+	if m.Windows {
+		// A pointer that is where the viewer's is: Windows has no driver for
+		// virtio's.
+		a.add("-device", "qemu-xhci", "id=usb0", "bus=pcie.0", "addr=0x1e")
+		a.add("-device", "usb-tablet", "id=tablet0", "bus=usb0.0")
+	}
+	if m.TPMDir != "" {
+		a.add("-chardev", "socket", "id=tpm0", fmt.Sprintf("fd=%d", tpmFD))
+		a.add("-tpmdev", "emulator", "id=tpm0", "chardev=tpm0")
+		a.add("-device", "tpm-crb", "tpmdev=tpm0")
+	}
 }
 
 func (a *arguments) network(m Machine) {
@@ -184,19 +196,44 @@ func translationBuffer(memoryBytes int64) int64 {
 	return min(max(memoryBytes/8/mebibyte, 32), 256)
 }
 
+// TranslationBytes is the most that the accelerator takes for translated code.
+func (h Host) TranslationBytes(memoryBytes int64) int64 {
+	if h.Accelerator == AcceleratorKVM {
+		return 0
+	}
+	return translationBuffer(memoryBytes) * mebibyte
+}
+
 // portableModel is a fixed set of features that TCG emulates well: the second
 // level of x86-64, which current distributions ask for. It is an AMD model, so
 // that Linux leaves out the page-table isolation that old Intel ones need.
 const portableModel = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt"
 
-// cpuModel is the model to run. "host" is the real processor, which only KVM
-// can give.
-func cpuModel(model string, accelerator Accelerator) string {
-	if model != "" && model != "host" {
-		return model
+// enlightenments tell Windows that it runs on a hypervisor of a kind that it
+// knows (QEMU's documentation, "Hyper-V Enlightenments"). TCG has none.
+const enlightenments = "hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-time,hv-synic,hv-stimer," +
+	"hv-stimer-direct,hv-frequencies,hv-tlbflush,hv-ipi,hv-reset"
+
+func processor(m Machine, accelerator Accelerator) []string {
+	parts := append([]string{cpuModel(m.CPU.Model, accelerator)}, prefixed("+", m.CPU.Features)...)
+	if m.CPU.Exact {
+		parts = append(parts, "enforce")
 	}
-	if accelerator == AcceleratorKVM {
+	if m.Windows && accelerator == AcceleratorKVM {
+		parts = append(parts, enlightenments)
+	}
+	return parts
+}
+
+// cpuModel is the model to run.
+func cpuModel(model string, accelerator Accelerator) string {
+	switch {
+	case model != "" && model != "host":
+		return model
+	case accelerator == AcceleratorKVM:
 		return "host"
+	case model == "host":
+		return "max" // the emulator's own, as the host's is KVM's
 	}
 	return portableModel
 }

@@ -71,10 +71,14 @@ func (a *arguments) disks(m Machine, chains Chains) {
 
 func (a *arguments) chain(d Disk, layers []Layer) {
 	for _, node := range chainOf(d, layers) {
-		// Strings and booleans always encode.
-		encoded, _ := json.Marshal(node)
-		a.add("-blockdev", string(encoded))
+		a.node(node)
 	}
+}
+
+func (a *arguments) node(n blockNode) {
+	// Strings and booleans always encode.
+	encoded, _ := json.Marshal(n)
+	a.add("-blockdev", string(encoded))
 }
 
 // chainOf opens a disk's files from the bottom up, each with its driver named and

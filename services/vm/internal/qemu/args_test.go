@@ -18,6 +18,10 @@ func kvmHost() qemu.Host {
 	return qemu.Host{
 		Binary: "/usr/bin/qemu-system-x86_64", Version: qmp.Version{Major: 10, Micro: 2},
 		Accelerator: qemu.AcceleratorKVM, MachineType: "pc-q35-10.0", Sandbox: true,
+		Flashes: map[qemu.Firmware]qemu.Flash{
+			qemu.FirmwareEFI:        {Code: "/ovmf/code.fd", Variables: "/ovmf/vars.fd"},
+			qemu.FirmwareSecureBoot: {Code: "/ovmf/secure.fd", Variables: "/ovmf/keys.fd"},
+		},
 	}
 }
 
@@ -69,6 +73,20 @@ func emulatedMachine() qemu.Machine {
 	return m
 }
 
+func efiMachine() qemu.Machine {
+	m := smallMachine()
+	m.Firmware, m.VariablesPath = qemu.FirmwareEFI, "/vm/EFI.fd"
+	m.CPU.Model, m.CPU.Exact = "Nehalem", true
+	return m
+}
+
+func windowsMachine() qemu.Machine {
+	m := smallMachine()
+	m.Firmware, m.VariablesPath = qemu.FirmwareSecureBoot, "/vm/EFIWithSecureBoot.fd"
+	m.Windows, m.TPMDir = true, "/vm/tpm"
+	return m
+}
+
 // chains stands in for what Layers would find on disk.
 func chains(m qemu.Machine) qemu.Chains {
 	found := qemu.Chains{"seed": {{Path: m.SeedPath, Format: qemu.FormatRaw}}}
@@ -92,6 +110,8 @@ func TestArgsAreTheGoldenOnes(t *testing.T) {
 		"full-kvm":          {fullMachine(), kvmHost()},
 		"full-tcg":          {fullMachine(), tcgHost()},
 		"emulated-user-tcg": {emulatedMachine(), tcgHost()},
+		"windows-kvm":       {windowsMachine(), kvmHost()},
+		"efi-tcg":           {efiMachine(), tcgHost()},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -109,20 +109,16 @@ func (c *crashed) startRuns(pid int) (same bool) {
 	if state, err := p.State(c.t.Context()); err != nil || state != StateRunning {
 		c.t.Errorf("state %s, %v", state, err)
 	}
-	now, err := c.folderOf(crashID).pid(crashID)
-	if err != nil || now == 0 {
-		c.t.Fatalf("process %d, %v", now, err)
-	}
-	return now == pid
+	return c.pid() == pid
 }
 
 func (c *crashed) pid() int {
 	c.t.Helper()
-	pid, err := c.folderOf(crashID).pid(crashID)
-	if err != nil || pid == 0 {
-		c.t.Fatalf("process %d, %v", pid, err)
+	pids, err := c.folderOf(crashID).pids(crashID)
+	if err != nil || len(pids) != 1 {
+		c.t.Fatalf("processes %v, %v", pids, err)
 	}
-	return pid
+	return pids[0]
 }
 
 func TestACrashAfterTheRecordLeavesAMachineThatIsGone(t *testing.T) {

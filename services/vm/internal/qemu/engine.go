@@ -44,11 +44,20 @@ type Options struct {
 	// Notify is told each event of each process, in order for one process. It
 	// must not block. May be nil.
 	Notify func(Event)
+	// Limits keeps machines within their CPU.MilliCPU. Where it is nil, they aren't.
+	Limits Limiter
 	// AttachTimeout bounds the wait for a process that is alive to answer, before
 	// it counts as unresponsive; 10 seconds if zero.
 	AttachTimeout time.Duration
 	// Log is slog.Default() if nil.
 	Log *slog.Logger
+}
+
+// Limiter limits the processor time of processes, in groups by machines' IDs.
+type Limiter interface {
+	Limit(group string, pid int, milliCPU int64) error
+	Remove(group string) error
+	Sweep(kept func(group string) bool) error
 }
 
 // Engine owns the machines of one folder. Its methods may be called from
@@ -58,6 +67,7 @@ type Engine struct {
 	host      Host
 	diskRoots []string
 	notify    func(Event)
+	limits    Limiter
 	patience  time.Duration // Options.AttachTimeout
 	log       *slog.Logger
 	lock      *os.File // held until Close
@@ -83,7 +93,7 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		folder: path, host: o.Host, diskRoots: o.DiskRoots, notify: o.Notify, log: o.Log,
+		folder: path, host: o.Host, diskRoots: o.DiskRoots, notify: o.Notify, limits: o.Limits, log: o.Log,
 		patience: o.AttachTimeout, processes: map[string]*Process{},
 	}
 	if e.patience <= 0 {
@@ -112,6 +122,9 @@ func (e *Engine) sweep() error {
 	leftovers, err := filepath.Glob(filepath.Join(e.folder, trashPrefix+"*"))
 	if err != nil {
 		return err
+	}
+	if e.limits != nil {
+		err = e.limits.Sweep(func(id string) bool { return e.folderOf(id).has(lockFile) })
 	}
 	for _, leftover := range leftovers {
 		err = errors.Join(err, os.RemoveAll(leftover))
@@ -292,6 +305,9 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 		return fmt.Errorf("%s: %w", id, ErrRunning)
 	}
 	defer lock.Close()
+	if err := e.unlimit(ctx, id); err != nil {
+		return err
+	}
 	return e.trash(f)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -13,24 +14,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pid finds the machine's process by what no other process has: this folder as
-// its working directory and this ID among its arguments. It is 0 if there is none.
-func (f folder) pid(id string) (int, error) {
+// pids finds the machine's processes by what no others have: this folder as
+// their working directory, and this ID (QEMU), or the TPM's state, among their
+// arguments.
+func (f folder) pids(id string) ([]int, error) {
 	here, err := filepath.EvalSymlinks(string(f))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	var pids []int
 	for _, process := range processes {
 		var pid int
 		if _, err := fmt.Sscanf(process.Name(), "%d", &pid); err == nil && isProcess(pid, here, id) {
-			return pid, nil
+			pids = append(pids, pid)
 		}
 	}
-	return 0, nil
+	return pids, nil
 }
 
 func isProcess(pid int, workingDirectory, id string) bool {
@@ -38,18 +41,23 @@ func isProcess(pid int, workingDirectory, id string) bool {
 	if err != nil || where != workingDirectory {
 		return false
 	}
-	arguments, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(arguments), "\x00-uuid\x00"+id+"\x00")
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	arguments := string(content)
+	return err == nil && (strings.Contains(arguments, "\x00-uuid\x00"+id+"\x00") || strings.Contains(arguments, "\x00--tpmstate\x00"))
 }
 
-// kill ends the machine's process at once. The handle (pidfd) is opened before
-// the process is looked at a second time: the signal can't reach another one
-// that was given the same number in between.
+// kill ends the machine's processes at once.
 func (f folder) kill(id string) error {
-	pid, err := f.pid(id)
-	if err != nil || pid == 0 {
-		return err
+	pids, err := f.pids(id)
+	for _, pid := range pids {
+		err = errors.Join(err, f.killOne(pid, id))
 	}
+	return err
+}
+
+// killOne opens the handle (pidfd) before the process is looked at a second time:
+// the signal can't reach another one that was given the same number in between.
+func (f folder) killOne(pid int, id string) error {
 	handle, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -58,7 +66,7 @@ func (f folder) kill(id string) error {
 		return fmt.Errorf("process %d: %w", pid, err)
 	}
 	defer unix.Close(handle)
-	if again, err := f.pid(id); err != nil || again != pid {
+	if again, err := f.pids(id); err != nil || !slices.Contains(again, pid) {
 		return err
 	}
 	if err := unix.PidfdSendSignal(handle, syscall.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

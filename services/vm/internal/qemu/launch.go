@@ -43,6 +43,13 @@ func (e *Engine) launch(f folder, lock *os.File, r record, chains Chains) (<-cha
 	}
 	defer output.Close()
 	m := r.Machine
+	line, err := e.startTPM(f, lock, m)
+	if err != nil {
+		return nil, err
+	}
+	if line != nil {
+		defer line.Close()
+	}
 	command := []string{e.host.Binary}
 	if r.Attempt != "" {
 		m = m.arriving()
@@ -56,7 +63,10 @@ func (e *Engine) launch(f folder, lock *os.File, r record, chains Chains) (<-cha
 	process := exec.Command(command[0], command[1:]...)
 	process.Dir = string(f)
 	process.Stdout, process.Stderr = output, output
-	process.ExtraFiles = []*os.File{lock}
+	process.ExtraFiles = []*os.File{lockFD - 3: lock}
+	if line != nil {
+		process.ExtraFiles = append(process.ExtraFiles, line)
+	}
 	process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := process.Start(); err != nil {
 		return nil, err

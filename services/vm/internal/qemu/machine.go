@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // ErrInvalid is a Machine that can't be turned into a command line. It is the
@@ -26,7 +27,15 @@ type Machine struct {
 	// MemoryBytes is a multiple of 1 MiB.
 	MemoryBytes int64
 	Firmware    Firmware
-	Devices     Devices
+	// VariablesPath is the file in which the firmware keeps its variables, made at
+	// the first start; not for BIOS.
+	VariablesPath string
+	// TPMDir is the folder in which the machine's TPM keeps its state, made at the
+	// first start; empty for a machine without a TPM.
+	TPMDir string
+	// Windows gives the guest what Windows wants of its machine.
+	Windows bool
+	Devices Devices
 	// Disks in the guest's order: the first disk that is not a CD-ROM is sda.
 	Disks []Disk
 	// Plugged are disks that came while the machine ran, or that an earlier run
@@ -43,11 +52,17 @@ type Machine struct {
 
 // CPU is the guest's processors: Sockets × CoresPerSocket of them.
 type CPU struct {
-	// Model is QEMU's name, such as "Nehalem" or "host"; empty for the best
-	// that the accelerator gives.
+	// Model is QEMU's name, such as "Nehalem"; "host" for all that the accelerator
+	// gives, empty for what of it serves well.
 	Model string
 	// Features are added to the model, such as "vmx".
-	Features       []string
+	Features []string
+	// Exact refuses to start with less than that: by itself QEMU leaves out what
+	// the accelerator lacks.
+	Exact bool
+	// MilliCPU is the most processor time that the machine may take, in thousandths
+	// of a processor; 0 for as much as it has processors.
+	MilliCPU       int64
 	Sockets        int
 	CoresPerSocket int
 }
@@ -58,8 +73,14 @@ func (c CPU) Count() int { return c.Sockets * c.CoresPerSocket }
 // Firmware is what the guest boots with.
 type Firmware string
 
-// FirmwareBIOS is SeaBIOS, the one firmware so far.
-const FirmwareBIOS Firmware = "BIOS"
+const (
+	// FirmwareBIOS is SeaBIOS.
+	FirmwareBIOS Firmware = "BIOS"
+	// FirmwareEFI is OVMF.
+	FirmwareEFI Firmware = "EFI"
+	// FirmwareSecureBoot is OVMF that boots what Microsoft's keys have signed.
+	FirmwareSecureBoot Firmware = "EFIWithSecureBoot"
+)
 
 // Devices is the kind of disk and network devices that the guest sees.
 type Devices string
@@ -171,6 +192,7 @@ var (
 	serialPattern  = regexp.MustCompile(`^[A-Za-z0-9_-]{0,36}$`)
 	ifacePattern   = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
 	nsNamePattern  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,255}$`)
+	firmwares      = []Firmware{FirmwareBIOS, FirmwareEFI, FirmwareSecureBoot}
 	formats        = []Format{FormatQCOW2, FormatRaw, FormatVMDK, FormatVDI}
 	writtenFormats = []Format{FormatQCOW2, FormatRaw}
 )
@@ -187,8 +209,12 @@ func (m Machine) Validate() error {
 		return invalid("type %q: want letters, digits, '.', '_' or '-'", m.Type)
 	case m.MemoryBytes <= 0 || m.MemoryBytes%mebibyte != 0:
 		return invalid("memory %d bytes: want a multiple of 1 MiB", m.MemoryBytes)
-	case m.Firmware != FirmwareBIOS:
-		return invalid("firmware %q: want %q", m.Firmware, FirmwareBIOS)
+	case !slices.Contains(firmwares, m.Firmware):
+		return invalid("firmware %q: want one of %q", m.Firmware, firmwares)
+	case m.Firmware != FirmwareBIOS && !filepath.IsAbs(m.VariablesPath):
+		return invalid("firmware's variables %q: want an absolute path", m.VariablesPath)
+	case m.TPMDir != "" && (!filepath.IsAbs(m.TPMDir) || strings.Contains(m.TPMDir, ",")):
+		return invalid("TPM %q: want an absolute path without commas", m.TPMDir)
 	case m.Devices != DevicesVirtio && m.Devices != DevicesEmulated:
 		return invalid("devices %q: want %q or %q", m.Devices, DevicesVirtio, DevicesEmulated)
 	case m.SeedPath != "" && !filepath.IsAbs(m.SeedPath):

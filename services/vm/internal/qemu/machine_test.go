@@ -20,6 +20,8 @@ func TestAMachineThatMakesNoSenseIsRefused(t *testing.T) {
 		"no memory":                 func(m *qemu.Machine) { m.MemoryBytes = 0 },
 		"half a MiB":                func(m *qemu.Machine) { m.MemoryBytes += 512 << 10 },
 		"firmware that isn't there": func(m *qemu.Machine) { m.Firmware = "EFI" },
+		"firmware of no kind":       func(m *qemu.Machine) { m.Firmware = "Coreboot" },
+		"a relative TPM":            func(m *qemu.Machine) { m.TPMDir = "tpm" },
 		"devices of no kind":        func(m *qemu.Machine) { m.Devices = "" },
 		"a relative seed":           func(m *qemu.Machine) { m.SeedPath = "seed.iso" },
 		"a disk called seed":        func(m *qemu.Machine) { m.Disks[0].ID = "seed" },

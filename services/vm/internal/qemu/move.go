@@ -130,6 +130,9 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
 	if source.isGone() {
 		return fmt.Errorf("%s: %w", id, ErrGone)
 	}
+	if source.machine.TPMDir != "" {
+		return fmt.Errorf("%w: a machine with a TPM stays where it is: two emulators can't share its state", ErrInvalid)
+	}
 	peer := e.peerOf(id)
 	target, err := e.target(ctx, id, attempt)
 	if err != nil {

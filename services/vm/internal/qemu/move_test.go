@@ -185,11 +185,11 @@ func (m *mover) processIn(f folder) *Process {
 // kill ends the process of a run folder as nothing of ours would.
 func (m *mover) kill(f folder) {
 	m.t.Helper()
-	pid, err := f.pid(crashID)
-	if err != nil || pid == 0 {
-		m.t.Fatalf("process %d, %v", pid, err)
+	pids, err := f.pids(crashID)
+	if err != nil || len(pids) != 1 {
+		m.t.Fatalf("processes %v, %v", pids, err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
 		m.t.Fatal(err)
 	}
 	for alive := true; alive; {

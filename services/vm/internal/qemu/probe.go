@@ -43,6 +43,12 @@ type Host struct {
 	Reason string
 	// MachineType is what this QEMU's "q35" stands for, such as "pc-q35-10.0".
 	MachineType string
+	// Flashes are the kinds of UEFI firmware that there are.
+	Flashes map[Firmware]Flash
+	// TPM is the emulator of TPMs, an absolute path; empty if there is none.
+	TPM string
+	// Processor is what guests can see of a processor.
+	Processor Processor
 	// Sandbox is whether this QEMU can confine itself by seccomp.
 	Sandbox bool
 }
@@ -90,6 +96,13 @@ func (p Prober) Probe(ctx context.Context, binary string) (Host, error) {
 		return host, &VersionError{Have: host.Version}
 	}
 	host.Accelerator, host.Reason = p.accelerator(ctx, path)
+	host.Flashes = findFlashes()
+	if tpm, err := exec.LookPath(tpmBinary); err == nil {
+		host.TPM = tpm
+	}
+	if host.Processor, err = examine(ctx, path, host.Accelerator); err != nil {
+		return Host{}, fmt.Errorf("ask %s for its processors: %w", path, err)
+	}
 	return host, ctx.Err()
 }
 
@@ -102,17 +115,9 @@ type interviewed struct {
 // the answers are data, where the texts of "-version" and "-machine help" are
 // for people.
 func interview(ctx context.Context, binary string, options ...string) (interviewed, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	arguments := append([]string{"-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "none", "-qmp", "stdio"}, options...)
-	run := exec.CommandContext(ctx, binary, arguments...)
-	run.Stdin = strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"query-machines"}{"execute":"quit"}`)
-	var stderr bytes.Buffer
-	run.Stderr = &stderr
-	out, err := run.Output()
+	out, err := converse(ctx, binary, `{"execute":"query-machines"}`, options...)
 	if err != nil {
-		return interviewed{}, fmt.Errorf("%w: %s", err, lastLines(stderr.String()))
+		return interviewed{}, err
 	}
 	var answer interviewed
 	for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
@@ -142,6 +147,23 @@ func interview(ctx context.Context, binary string, options ...string) (interview
 		return interviewed{}, errors.New("it knows no machine type q35")
 	}
 	return answer, nil
+}
+
+// converse gives all that QEMU says when it is asked those questions.
+func converse(ctx context.Context, binary, questions string, options ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	arguments := append([]string{"-nodefaults", "-no-user-config", "-display", "none",
+		"-machine", "none", "-qmp", "stdio"}, options...)
+	run := exec.CommandContext(ctx, binary, arguments...)
+	run.Stdin = strings.NewReader(`{"execute":"qmp_capabilities"}` + questions + `{"execute":"quit"}`)
+	var stderr bytes.Buffer
+	run.Stderr = &stderr
+	out, err := run.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, lastLines(stderr.String()))
+	}
+	return out, nil
 }
 
 // accelerator chooses KVM only where a guest was seen to run under it: some

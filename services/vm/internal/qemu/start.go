@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -20,7 +21,7 @@ const startTimeout = 60 * time.Second
 // and started again if it doesn't answer. Start may be repeated after any
 // failure, also one of the daemon.
 //
-// Errors: ErrInvalid, ErrUnsafe and *StartError; ErrUnresponsive for a guest
+// Errors: ErrInvalid, ErrUnsafe, ErrLacking and *StartError; ErrUnresponsive for a guest
 // that ran and whose process doesn't answer now: on a crowded host that passes,
 // and Kill is the caller's choice. Others are the host's.
 func (e *Engine) Start(ctx context.Context, m Machine) (*Process, error) {
@@ -42,7 +43,7 @@ func (e *Engine) Start(ctx context.Context, m Machine) (*Process, error) {
 	}
 	if p != nil && !p.isGone() {
 		// It is wanted again: a Kill that was cut short is off.
-		return p, errors.Join(f.remove(endingFile), p.letGo(ctx))
+		return p, errors.Join(f.remove(endingFile), e.limit(f, p.machine), p.letGo(ctx))
 	}
 	return e.start(ctx, m)
 }
@@ -70,6 +71,9 @@ func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
 // before the process, and the guest runs only once the process was seen to be
 // ours.
 func (e *Engine) spawn(ctx context.Context, f folder, m Machine, attempt string) (*Process, error) {
+	if err := e.host.prepareFirmware(m); err != nil {
+		return nil, err
+	}
 	chains, err := e.resolve(m)
 	if err != nil {
 		return nil, err
@@ -98,12 +102,18 @@ func (e *Engine) spawn(ctx context.Context, f folder, m Machine, attempt string)
 		return nil, errors.Join(err, lock.Close())
 	}
 	exited, err := e.launch(f, lock, r, chains)
+	if errors.Is(err, ErrLacking) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, &StartError{Err: err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	p, err := e.await(ctx, f, m, exited)
+	if err == nil {
+		err = e.limit(f, m)
+	}
 	if err != nil {
 		// Whatever is half there must not hold the disks.
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
@@ -111,6 +121,42 @@ func (e *Engine) spawn(ctx context.Context, f folder, m Machine, attempt string)
 		return nil, errors.Join(err, f.killAndWait(cleanup, m.ID))
 	}
 	return p, nil
+}
+
+// limit keeps the machine's processes within their processor time, from before
+// its guest runs.
+func (e *Engine) limit(f folder, m Machine) error {
+	if e.limits == nil || m.CPU.MilliCPU == 0 {
+		return nil
+	}
+	pids, err := f.pids(m.ID)
+	for _, pid := range pids {
+		err = errors.Join(err, e.limits.Limit(m.ID, pid, m.CPU.MilliCPU))
+	}
+	return err
+}
+
+// unlimit forgets a machine's limit. A process lets go of its lock shortly before
+// it leaves its group.
+func (e *Engine) unlimit(ctx context.Context, id string) error {
+	if e.limits == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		err := e.limits.Remove(id)
+		if !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
 }
 
 func (e *Engine) resolve(m Machine) (Chains, error) {
