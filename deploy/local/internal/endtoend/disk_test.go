@@ -115,18 +115,38 @@ func patchSize(size string) []string {
 }
 
 // login is at the prompt of the quick start's user.
-func (u *user) login() *console {
+func (u *user) login() *console { return u.loginAs("cloud") }
+
+// loginAs logs somebody in whose password is cloud.
+func (u *user) loginAs(name string) *console {
 	u.t.Helper()
 	c := u.openConsole()
 	c.knock()
-	c.send("cloud\n")
+	c.send(name + "\n")
 	c.expect("Password: ")
 	c.send("cloud\n")
-	c.expect(prompt)
+	c.expect(promptOf(name))
 	return c
 }
 
-const prompt = `cloud@linux-vm:~$ `
+// inGuest runs a command as somebody whose password is cloud, and gives what was
+// printed.
+func (u *user) inGuest(name, command string) string {
+	u.t.Helper()
+	c := u.loginAs(name)
+	defer c.close()
+	c.send(command + "\n")
+	said := c.expect(promptOf(name))
+	c.send("exit\n")
+	return said
+}
+
+// example is the path of an example.
+func (u *user) example(name string) string { return filepath.Join(u.root, "examples", name) }
+
+var prompt = promptOf("cloud")
+
+func promptOf(name string) string { return name + `@linux-vm:~$ ` }
 
 // wantSize asks the guest how large its second disk is.
 func wantSize(c *console, mebibytes int) {

@@ -27,8 +27,6 @@ func TestHardware(t *testing.T) {
 	u.tells(t, "nothing is left of it", (*user).testHardwareGoes)
 }
 
-func (u *user) example(name string) string { return filepath.Join(u.root, "examples", name) }
-
 func (u *user) testSecret() {
 	u.kubectl("apply", "-f", u.example("virtualimage-http.yaml"), "-f", u.example("virtualdisk-from-image.yaml"),
 		"-f", u.example("virtualmachine-from-secret.yaml"))
@@ -44,22 +42,6 @@ func (u *user) testSecretUser() {
 			u.t.Errorf("the guest says %q, want %s", said, want)
 		}
 	}
-}
-
-// inGuest logs in at the console, with the password cloud, and runs a command.
-func (u *user) inGuest(name, command string) string {
-	u.t.Helper()
-	console := u.openConsole()
-	defer console.close()
-	console.knock()
-	console.send(name + "\n")
-	console.expect("Password: ")
-	console.send("cloud\n")
-	console.expect(name + `@linux-vm:~$ `)
-	console.send(command + "\n")
-	said := console.expect(name + `@linux-vm:~$ `)
-	console.send("exit\n")
-	return said
 }
 
 func (u *user) testSecretChanges() {

@@ -2,7 +2,6 @@ package endtoend_test
 
 import (
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -17,7 +16,7 @@ func TestSnapshots(t *testing.T) {
 			t.Errorf("orlop down --guests: %v\n%s", err, said)
 		}
 	})
-	u.example("quickstart.yaml")
+	u.kubectl("apply", "-f", u.example("quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 
 	u.tells(t, "a disk is frozen under its guest", (*user).testDiskSnapshot)
@@ -29,20 +28,20 @@ func (u *user) testDiskSnapshot() {
 	if said := u.kubectl("get", "volumesnapshotclasses"); !strings.Contains(said, "DELETIONPOLICY") || !strings.Contains(said, "local.orlop.dev") {
 		u.t.Errorf("classes are %s", said)
 	}
-	u.inGuest("echo before > word; sync")
-	u.example("virtualdisksnapshot.yaml")
+	u.inGuest("cloud", "echo before > word; sync")
+	u.kubectl("apply", "-f", u.example("virtualdisksnapshot.yaml"))
 	u.waitFor("vdsnapshot/linux-disk-snapshot", "{.status.phase}", "Ready")
 	u.waitFor("vdsnapshot/linux-disk-snapshot", "{.status.consistent}", "true")
-	u.inGuest("echo after > word") // the freeze writes it
-	u.example("virtualdisk-from-snapshot.yaml")
+	u.inGuest("cloud", "echo after > word") // the freeze writes it
+	u.kubectl("apply", "-f", u.example("virtualdisk-from-snapshot.yaml"))
 	u.waitFor("vd/linux-disk-restored", "{.status.phase}", "Ready")
 }
 
 func (u *user) testRestoreBeside() {
-	u.example("virtualmachinesnapshot.yaml")
+	u.kubectl("apply", "-f", u.example("virtualmachinesnapshot.yaml"))
 	u.waitFor("vmsnapshot/linux-vm-snapshot", "{.status.phase}", "Ready")
-	u.inGuest("echo later > word; sync")
-	u.example("virtualmachinerestore.yaml")
+	u.inGuest("cloud", "echo later > word; sync")
+	u.kubectl("apply", "-f", u.example("virtualmachinerestore.yaml"))
 	u.waitFor("vmrestore/linux-vm-restore", "{.status.phase}", "Ready")
 	u.waitFor("vm/linux-vm-2", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	u.kubectl("delete", "vm/linux-vm-2", "vd/linux-disk-2")
@@ -60,26 +59,9 @@ func (u *user) testRestore() {
 	u.apply(strings.ReplaceAll(restoreOfSameNames, "NAME", "in-place"))
 	u.waitFor("vmrestore/in-place", "{.status.phase}", "Ready")
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
-	if word := u.inGuest("cat word"); !strings.Contains(word, "after") {
+	if word := u.inGuest("cloud", "cat word"); !strings.Contains(word, "after") {
 		u.t.Errorf("the restored guest reads %q", word)
 	}
-}
-
-// example applies one of the examples.
-func (u *user) example(name string) {
-	u.t.Helper()
-	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", name))
-}
-
-// inGuest runs a command at the guest's console and gives what it printed.
-func (u *user) inGuest(command string) string {
-	u.t.Helper()
-	c := u.login()
-	defer c.close()
-	c.send(command + "\n")
-	said := c.expect(prompt)
-	c.send("exit\n")
-	return said
 }
 
 const restoreOfSameNames = `
