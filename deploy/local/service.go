@@ -207,6 +207,7 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 		Etcd: d.store.Client(), Prefix: vm.DefaultPrefix, Disks: conn, Images: conn, Networks: conn,
 		Dir: d.home.Machines(), DiskRoots: []string{d.home.Disks(), d.images.Dir()},
 		Nodes: nodeNames(d.settings.Nodes), NodeAddress: nodeAddress, QEMU: d.settings.QEMU,
+		KeepOldQEMU: d.settings.KeepOldQEMU, RebalanceEvery: d.settings.RebalanceEvery,
 		Migration: vm.Migration{
 			BytesPerSecond: bandwidth, ProgressTimeout: d.settings.MigrationProgressTimeout,
 			CompletionTimeoutPerGiB: d.settings.MigrationCompletionTimeout,

@@ -91,6 +91,10 @@ type Settings struct {
 	// MigrationProgressTimeout is how long a migration may come no nearer to its
 	// end, MigrationCompletionTimeout how long it may take for each GiB of memory.
 	MigrationProgressTimeout, MigrationCompletionTimeout time.Duration
+	// RebalanceEvery is how often the load of the nodes is evened out; 0 is never.
+	RebalanceEvery time.Duration
+	// KeepOldQEMU leaves VMs that an older QEMU runs where they are.
+	KeepOldQEMU bool
 	// Verbose logs details.
 	Verbose bool
 }
@@ -139,6 +143,8 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.QEMU, "qemu", s.QEMU, "the emulator: a path, or a name in PATH")
 	fs.StringVar(&s.MigrationBandwidth, "migration-bandwidth", s.MigrationBandwidth, "how many bytes of memory a live migration sends a second; 0 for no limit")
 	fs.DurationVar(&s.MigrationProgressTimeout, "migration-progress-timeout", s.MigrationProgressTimeout, "after how long without progress a live migration is aborted")
+	fs.DurationVar(&s.RebalanceEvery, "rebalance-every", s.RebalanceEvery, "how often VMs are moved from full nodes to emptier ones; 0 is never")
+	fs.BoolVar(&s.KeepOldQEMU, "keep-old-qemu", s.KeepOldQEMU, "don't move running VMs into a newer QEMU that was installed since")
 	fs.DurationVar(&s.MigrationCompletionTimeout, "migration-completion-timeout", s.MigrationCompletionTimeout, "how long a live migration may take, for each GiB of memory")
 	fs.BoolVar(&s.Verbose, "verbose", s.Verbose, "log details")
 }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -32,6 +33,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -50,7 +52,8 @@ import (
 )
 
 const (
-	webhookPath = "/admit/"
+	webhookPath  = "/admit/"
+	evictionPath = "/evict/"
 	// workers is how many objects of one kind are compared at once.
 	workers = 4
 	// retryMin and retryMax bound the pauses between failures of one object. The
@@ -180,6 +183,9 @@ func (o *Operator) Install(ctx context.Context) error {
 		return err
 	}
 	hook := install.Webhook{URL: o.opts.URL + o.webhookPath(), CABundle: o.opts.CABundle, Exempt: o.opts.User}
+	if o.opts.Publish {
+		hook.EvictionURL = o.opts.URL + o.evictionPath()
+	}
 	return install.ApplyWebhook(ctx, c, hook, o.definitions)
 }
 
@@ -189,15 +195,15 @@ func (o *Operator) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	handler := admission.Handler{Kinds: map[schema.GroupVersionKind]admission.Kind{}}
+	judge := admission.Handler{Kinds: map[schema.GroupVersionKind]admission.Kind{}}
 	for _, k := range o.kinds {
 		if err := o.addController(m, k); err != nil {
 			return fmt.Errorf("kind %s: %w", k, err)
 		}
-		handler.Kinds[gvkOf(k)] = admission.Kind{Convert: twin.Converter(k), Client: o.mirrors[gvkOf(k)].Client()}
+		judge.Kinds[gvkOf(k)] = admission.Kind{Convert: twin.Converter(k), Client: o.mirrors[gvkOf(k)].Client()}
 	}
 	m.GetWebhookServer().Register(o.webhookPath(), &webhook.Admission{
-		Handler:        handler,
+		Handler:        judge,
 		LogConstructor: func(logr.Logger, *webhook.AdmissionRequest) logr.Logger { return m.GetLogger() },
 	})
 
@@ -209,11 +215,8 @@ func (o *Operator) Run(ctx context.Context) error {
 		group.Go(func() error { return feed.followBeginnings(ctx, m.GetCache(), gvk) })
 	}
 	if o.opts.Publish {
-		publishers, err := o.publishers(m.GetClient())
+		publishers, err := o.publish(m)
 		if err != nil {
-			return err
-		}
-		if err := addPods(m); err != nil {
 			return err
 		}
 		group.Go(func() error { return native.Run(ctx, o.opts.Logger, publishers...) })
@@ -290,7 +293,9 @@ func addPods(m manager.Manager) error {
 		Complete(native.Pods{Kube: m.GetClient(), Machine: gvk})
 }
 
-func (o *Operator) publishers(c client.Client) ([]native.Publisher, error) {
+// publish adds what publishes objects of Kubernetes' own kinds, and what tells the
+// services of what an administrator does to them.
+func (o *Operator) publish(m manager.Manager) ([]native.Publisher, error) {
 	disks, err := o.opts.Connect(kind.Must(&diskv1.VirtualDisk{}))
 	if err != nil {
 		return nil, err
@@ -303,16 +308,41 @@ func (o *Operator) publishers(c client.Client) ([]native.Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
+	nodes, kube := vmv1.NewNodeServiceClient(machines), m.GetClient()
+	if err := errors.Join(addPods(m), addNodes(m, nodes)); err != nil {
+		return nil, err
+	}
+	m.GetWebhookServer().Register(o.evictionPath(), &webhook.Admission{
+		Handler:        native.Evictions{Kube: kube, VMs: nodes},
+		LogConstructor: func(logr.Logger, *webhook.AdmissionRequest) logr.Logger { return m.GetLogger() },
+	})
 	return []native.Publisher{
-		native.StorageClasses{Kube: c, Disks: diskv1.NewStorageClassServiceClient(disks)},
-		native.VolumeSnapshotClasses{Kube: c, Snapshots: snapshotv1.NewVolumeSnapshotClassServiceClient(snapshots)},
-		native.Nodes{Kube: c, VMs: vmv1.NewNodeServiceClient(machines), External: o.opts.NodeExternalIP},
+		native.StorageClasses{Kube: kube, Disks: diskv1.NewStorageClassServiceClient(disks)},
+		native.VolumeSnapshotClasses{Kube: kube, Snapshots: snapshotv1.NewVolumeSnapshotClassServiceClient(snapshots)},
+		native.Nodes{Kube: kube, VMs: nodes, External: o.opts.NodeExternalIP},
 	}, nil
+}
+
+// addNodes tells the vm service of nodes, and of what else placement goes by, as
+// they change.
+func addNodes(m manager.Manager, nodes vmv1.NodeServiceClient) error {
+	all := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
+		return []reconcile.Request{{}} // one question for everything
+	})
+	return errors.Join(
+		ctrl.NewControllerManagedBy(m).Named("nodes").For(&corev1.Node{}).WithOptions(controllerOptions()).
+			Complete(native.NodeStates{Kube: m.GetClient(), VMs: nodes}),
+		ctrl.NewControllerManagedBy(m).Named("surroundings").
+			Watches(&corev1.Namespace{}, all).Watches(&schedulingv1.PriorityClass{}, all).WithOptions(controllerOptions()).
+			Complete(native.Surroundings{Kube: m.GetClient(), VMs: nodes}),
+	)
 }
 
 // webhookPath is where only the API server knows to ask: an AdmissionReview
 // carries no credential of its own, and says itself for whom it speaks.
 func (o *Operator) webhookPath() string { return webhookPath + o.opts.WebhookSecret }
+
+func (o *Operator) evictionPath() string { return evictionPath + o.opts.WebhookSecret }
 
 func gvkOf(k *kind.Kind) schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Name}

@@ -94,7 +94,9 @@ func optionRule(a *schemav1.Access, m protoreflect.MethodDescriptor, k *kind.Kin
 	case a.GetVerb() == "":
 		return rule{}, false
 	}
-	r := rule{kind: k, named: true, attributes: Attributes{
+	// A request that has no place for a name is about all objects.
+	named := nameField(m.Input()) != nil || k != nil
+	r := rule{kind: k, named: named, attributes: Attributes{
 		Verb: a.GetVerb(), Group: a.GetGroup(), Resource: a.GetResource(), Subresource: a.GetSubresource(),
 	}}
 	own := k != nil && (a.GetResource() == "" || a.GetResource() == k.Plural)

@@ -48,6 +48,8 @@ func (s *Service) classUsers(name string) int {
 	return count
 }
 
+func (s *Service) allMachines() ([]*vmv1.VirtualMachine, error) { return s.machines.All("", nil) }
+
 // eachMachine visits the VMs of a namespace, of all where it is empty. Before
 // the copy is complete there are none: the loops will see every VM anyway.
 func (s *Service) eachMachine(namespace string, visit func(*vmv1.VirtualMachine)) {
@@ -188,14 +190,14 @@ func (s *Service) classChanged(name string) {
 
 // follow tells of the changes of a collection until ctx ends, and begins again,
 // after a pause, where it fell behind.
-func follow[T resource.Object](ctx context.Context, c *resource.Collection[T], tell func(T)) error {
+func follow[T resource.Object](ctx context.Context, c *resource.Collection[T], tell func(resource.Event[T])) error {
 	for {
 		for event, err := range c.Watch(ctx, resource.WatchOptions{}) {
 			if err != nil {
 				break
 			}
 			if event.Type != resource.Bookmark {
-				tell(event.Object)
+				tell(event)
 			}
 		}
 		select {

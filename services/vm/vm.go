@@ -31,9 +31,11 @@ import (
 	"orlop.dev/services/vm/internal/node"
 	"orlop.dev/services/vm/internal/operation"
 	"orlop.dev/services/vm/internal/peer"
+	"orlop.dev/services/vm/internal/placement"
 	"orlop.dev/services/vm/internal/power"
 	"orlop.dev/services/vm/internal/qemu"
 	"orlop.dev/services/vm/internal/quiesce"
+	"orlop.dev/services/vm/internal/relocation"
 )
 
 const (
@@ -69,9 +71,14 @@ type Options struct {
 	// MilliCPU and MemoryBytes are what all nodes together have for VMs.
 	MilliCPU, MemoryBytes int64
 	// QEMU is the emulator's binary; qemu.DefaultBinary where it is empty.
-	QEMU      string
-	Migration Migration
-	Logger    *slog.Logger
+	QEMU string
+	// KeepOldQEMU leaves VMs that an older QEMU runs where they are; else they are
+	// moved into a newer one.
+	KeepOldQEMU bool
+	// RebalanceEvery is how often the load of the nodes is evened out; 0 is never.
+	RebalanceEvery time.Duration
+	Migration      Migration
+	Logger         *slog.Logger
 }
 
 // Migration bounds live migrations: what is zero is as the platform has it.
@@ -101,14 +108,19 @@ type Service struct {
 	vmv1.UnimplementedNodeServiceServer
 
 	host        qemu.Host
-	nodes       []node.Node
-	nodeAddress string
+	nodes       *node.Pool
+	survey      *placement.Survey
+	mover       *relocation.Mover
+	room        room
 	engine      *local.Engine
 	devices     *peer.Devices
 	addresses   *peer.Addresses
 	secrets     *peer.Secrets // nil where there are none
 	leader      *reconcile.Election
 	rules       *machine.Reconciler
+	every       time.Duration
+	logger      *slog.Logger
+	nodeAddress string
 	quiesce     *quiesce.Service
 
 	machines   *kept[*vmv1.VirtualMachine]
@@ -135,8 +147,9 @@ func New(ctx context.Context, opts Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		host: host, nodeAddress: opts.NodeAddress,
-		nodes: node.Simulate(opts.Nodes, node.Demand{MilliCPU: opts.MilliCPU, MemoryBytes: opts.MemoryBytes}),
+		host: host, nodeAddress: opts.NodeAddress, every: opts.RebalanceEvery, logger: opts.Logger,
+		nodes: node.NewPool(opts.Etcd, opts.Prefix,
+			node.Simulate(opts.Nodes, node.Demand{MilliCPU: opts.MilliCPU, MemoryBytes: opts.MemoryBytes})),
 		leader: &reconcile.Election{
 			Client: opts.Etcd, Key: opts.Prefix + "/election", Identity: "vm", Logger: opts.Logger,
 		},
@@ -167,10 +180,15 @@ func New(ctx context.Context, opts Options) (*Service, error) {
 func (s *Service) keep(opts Options) error {
 	records := power.NewStore(opts.Etcd, opts.Prefix)
 	processor := processorOf(s.host)
+	s.survey = &placement.Survey{
+		Nodes: s.nodes.All, Machines: s.allMachines, Class: s.Class, Cluster: s.nodes.Cluster, Power: records,
+	}
+	s.mover = &relocation.Mover{Operations: s.allOperations, Create: s.createOperation, Now: time.Now}
 	s.rules = &machine.Reconciler{
 		Classes: s, Devices: s.devices, Addresses: s.addresses, Engine: s.engine,
 		NonVolatile: s.engine, Processor: processor, Overhead: local.Overhead(s.host),
-		Attachments: s, Power: records, Nodes: s.nodes, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
+		Attachments: s, Power: records, Survey: s.survey, Relocations: s.mover,
+		KeepOldQEMU: opts.KeepOldQEMU, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
 	}
 	if s.secrets != nil {
 		s.rules.Secrets = s.secrets
@@ -178,7 +196,7 @@ func (s *Service) keep(opts Options) error {
 	attachments := &attachment.Reconciler{
 		Machines: s, Devices: s.devices, Engine: s.engine, Power: records, All: s.allAttachments, Now: time.Now,
 	}
-	classes := &class.Reconciler{Nodes: s.nodes, Processor: processor, InUse: s.classUsers, Now: time.Now}
+	classes := &class.Reconciler{Nodes: s.nodes.All, Processor: processor, InUse: s.classUsers, Now: time.Now}
 	operations := &operation.Reconciler{
 		Machines: s, Power: records, Others: s.allOperations, Delete: s.deleteOperation, Migrations: s.engine, Now: time.Now,
 	}
@@ -291,10 +309,22 @@ func (s *Service) lead(ctx context.Context) error {
 	group.Go(func() error { return s.classes.loop.Run(ctx) })
 	group.Go(func() error { return s.operations.loop.Run(ctx) })
 	group.Go(func() error { return s.quiesce.Run(ctx) })
-	group.Go(func() error { return follow(ctx, s.machines.Collection, s.machineChanged) })
-	group.Go(func() error { return follow(ctx, s.attachments.Collection, s.attachmentChanged) })
+	group.Go(func() error { return s.keepEven(ctx) })
 	group.Go(func() error {
-		return follow(ctx, s.classes.Collection, func(c *vmv1.VirtualMachineClass) { s.classChanged(c.GetMetadata().GetName()) })
+		return follow(ctx, s.attachments.Collection, func(event resource.Event[*vmv1.VirtualMachineBlockDeviceAttachment]) {
+			s.attachmentChanged(event.Object)
+		})
+	})
+	group.Go(func() error {
+		return follow(ctx, s.machines.Collection, func(event resource.Event[*vmv1.VirtualMachine]) {
+			s.machineChanged(event.Object)
+			s.roomChanged(event)
+		})
+	})
+	group.Go(func() error {
+		return follow(ctx, s.classes.Collection, func(event resource.Event[*vmv1.VirtualMachineClass]) {
+			s.classChanged(event.Object.GetMetadata().GetName())
+		})
 	})
 	return group.Wait()
 }

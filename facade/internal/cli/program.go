@@ -89,6 +89,7 @@ func theObjects(c *client) []group {
 	}
 	return []group{
 		{"vm", "Virtual machines:", vms},
+		{"node", "Nodes:", []*cobra.Command{newNode(c), newRebalance(c)}},
 		{"data", "Images and disks:", []*cobra.Command{newUpload(c), newDownload(c), newDisk(c)}},
 	}
 }

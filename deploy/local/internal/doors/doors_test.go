@@ -27,6 +27,7 @@ import (
 	facade "orlop.dev/facade/kubernetes"
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/auth"
 	authkubernetes "orlop.dev/kit/auth/kubernetes"
 	"orlop.dev/kit/fault"
@@ -53,6 +54,7 @@ var diskGVK = schema.GroupVersionKind{Group: "virtualization.deckhouse.io", Vers
 type house struct {
 	*cluster
 	disks *resource.Client[*diskv1.VirtualDisk]
+	nodes vmv1.NodeServiceClient
 	// address and roots lead users to the gRPC door.
 	address string
 	roots   *x509.CertPool
@@ -75,6 +77,7 @@ func TestDoors(t *testing.T) {
 	t.Run("what the disk service refuses names the field", h.testRefused)
 	t.Run("what the network service refuses names the field", h.testAddresses)
 	t.Run("what the vm service refuses names the field", h.testMachines)
+	t.Run("nodes are the administrator's to label, taint, cordon and drain", h.testNodes)
 	t.Run("rights count at both doors", h.testRights)
 	t.Run("nobody gets anything but health", h.testNobody)
 	t.Run("a namespace ends", h.testNamespace)
@@ -106,7 +109,7 @@ func newHouse(t *testing.T) *house {
 
 	remote, err := resource.NewClient[*diskv1.VirtualDisk](conn, kind.Must(&diskv1.VirtualDisk{}))
 	check(t, err)
-	return &house{cluster: c, disks: remote, address: address, roots: authority.Pool()}
+	return &house{cluster: c, disks: remote, nodes: vmv1.NewNodeServiceClient(conn), address: address, roots: authority.Pool()}
 }
 
 func newOperator(t *testing.T, server *kubernetes.Server, authority *serve.Authority, conn *grpc.ClientConn, logger *slog.Logger) *facade.Operator {
@@ -120,7 +123,7 @@ func newOperator(t *testing.T, server *kubernetes.Server, authority *serve.Autho
 		REST: config, User: facadeUser,
 		Connect: func(*kind.Kind) (grpc.ClientConnInterface, error) { return conn, nil },
 		Listen:  address, URL: "https://" + address,
-		Certificate: serverCertificate(t, authority), CABundle: authority.CertificatePEM(), Logger: logger,
+		Certificate: serverCertificate(t, authority), CABundle: authority.CertificatePEM(), Publish: true, Logger: logger,
 	})
 	check(t, err)
 	return operator

@@ -24,6 +24,8 @@ type Webhook struct {
 	CABundle []byte
 	// Exempt is the user name under which the facade itself writes.
 	Exempt string
+	// EvictionURL is where evictions of Pods are judged; nowhere where it is empty.
+	EvictionURL string
 }
 
 // ApplyWebhook registers the admission webhook for the definitions' kinds.
@@ -56,7 +58,32 @@ func (w Webhook) configuration(definitions []*apiextensions.CustomResourceDefini
 	for _, definition := range definitions {
 		config.Webhooks[0].Rules = append(config.Webhooks[0].Rules, webhookRule(definition))
 	}
+	if w.EvictionURL != "" {
+		config.Webhooks = append(config.Webhooks, w.evictions())
+	}
 	return config
+}
+
+// evictions asks about the evictions of all Pods: what is evicted can't be told
+// by an Eviction's labels. It fails closed, as an eviction that is let through
+// would take the Pod from a VM that stays.
+func (w Webhook) evictions() admission.ValidatingWebhook {
+	fail, effects := admission.Fail, admission.SideEffectClassNoneOnDryRun
+	timeout, scope := int32(webhookTimeoutSeconds), admission.NamespacedScope
+	return admission.ValidatingWebhook{
+		Name:                    "eviction.orlop.dev",
+		ClientConfig:            admission.WebhookClientConfig{CABundle: w.CABundle, URL: &w.EvictionURL},
+		FailurePolicy:           &fail,
+		SideEffects:             &effects,
+		TimeoutSeconds:          &timeout,
+		AdmissionReviewVersions: []string{"v1"},
+		Rules: []admission.RuleWithOperations{{
+			Operations: []admission.OperationType{admission.Create},
+			Rule: admission.Rule{
+				APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods/eviction"}, Scope: &scope,
+			},
+		}},
+	}
 }
 
 func (w Webhook) clientConfig() admission.WebhookClientConfig {

@@ -1,7 +1,8 @@
 // Package native publishes, on one machine, the few objects of Kubernetes' own
 // kinds that a cluster would have anyway: nodes and classes of storage. Each kind
-// has one file. What it says comes from the services; nothing reads it back but
-// which storage class is the default.
+// has one file. What it says comes from the services. What an administrator says
+// there goes back to them: which storage class is the default; labels, taints and
+// cordons of nodes; evictions of the Pods of VMs.
 package native
 
 import (

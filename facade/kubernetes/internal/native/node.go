@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -69,7 +70,7 @@ func nodeOf(item *vmv1.Node) (*corev1.Node, error) {
 		ObjectMeta: metav1.ObjectMeta{Name: item.GetName(), Labels: nodeLabels(item)},
 		Status: corev1.NodeStatus{
 			Capacity: allocatable, Allocatable: allocatable,
-			Conditions: []corev1.NodeCondition{ready(item)},
+			Conditions: []corev1.NodeCondition{ready()},
 			NodeInfo: corev1.NodeSystemInfo{
 				OperatingSystem: "linux", Architecture: "amd64",
 				ContainerRuntimeVersion: fmt.Sprintf("qemu://%s (%s)", item.GetQemuVersion(), item.GetAccelerator()),
@@ -86,20 +87,15 @@ func nodeOf(item *vmv1.Node) (*corev1.Node, error) {
 
 func nodeLabels(item *vmv1.Node) map[string]string {
 	labels := map[string]string{managedLabel: "true"}
-	for key, value := range item.GetLabels() {
-		labels[key] = value
-	}
+	maps.Copy(labels, ownLabels(item))
 	return labels
 }
 
-func ready(item *vmv1.Node) corev1.NodeCondition {
-	status, reason, message := corev1.ConditionTrue, "GuestsCanRun", "The vm service runs guests here."
-	if !item.GetSchedulable() {
-		status, reason, message = corev1.ConditionFalse, "GuestsCannotRun", "The vm service can't run guests here."
-	}
+// ready is what a node is as long as the vm service answers.
+func ready() corev1.NodeCondition {
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
 	return corev1.NodeCondition{
-		Type: corev1.NodeReady, Status: status, Reason: reason, Message: message,
-		LastHeartbeatTime: now, LastTransitionTime: now,
+		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "GuestsCanRun",
+		Message: "The vm service runs guests here.", LastHeartbeatTime: now, LastTransitionTime: now,
 	}
 }

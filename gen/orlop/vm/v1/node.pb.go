@@ -114,14 +114,20 @@ type Node struct {
 	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What VMs can have of it, as Kubernetes quantities by resource name.
 	Allocatable map[string]string `protobuf:"bytes,3,rep,name=allocatable,proto3" json:"allocatable,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// New VMs may be placed here.
+	// New VMs may be placed here: nobody has cordoned the node.
 	Schedulable bool `protobuf:"varint,4,opt,name=schedulable,proto3" json:"schedulable,omitempty"`
 	// Address of the node on the guests' network, where it has one.
 	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
 	// What runs guests here: kvm or tcg.
 	Accelerator string `protobuf:"bytes,6,opt,name=accelerator,proto3" json:"accelerator,omitempty"`
 	// Version of QEMU.
-	QemuVersion   string `protobuf:"bytes,7,opt,name=qemu_version,json=qemuVersion,proto3" json:"qemu_version,omitempty"`
+	QemuVersion string `protobuf:"bytes,7,opt,name=qemu_version,json=qemuVersion,proto3" json:"qemu_version,omitempty"`
+	// What VMs have to tolerate to run here.
+	Taints []*Taint `protobuf:"bytes,8,rep,name=taints,proto3" json:"taints,omitempty"`
+	// What VMs have of it now, as Kubernetes quantities by resource name.
+	Allocated map[string]string `protobuf:"bytes,9,rep,name=allocated,proto3" json:"allocated,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What an administrator said of it.
+	State         *NodeState `protobuf:"bytes,10,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +211,744 @@ func (x *Node) GetQemuVersion() string {
 	return ""
 }
 
+func (x *Node) GetTaints() []*Taint {
+	if x != nil {
+		return x.Taints
+	}
+	return nil
+}
+
+func (x *Node) GetAllocated() map[string]string {
+	if x != nil {
+		return x.Allocated
+	}
+	return nil
+}
+
+func (x *Node) GetState() *NodeState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+// NodeState is what an administrator says of a node.
+type NodeState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Labels besides the node's own, which stay as they are.
+	Labels map[string]string `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Taints []*Taint          `protobuf:"bytes,2,rep,name=taints,proto3" json:"taints,omitempty"`
+	// No new VMs are placed here; those that run stay.
+	Unschedulable bool `protobuf:"varint,3,opt,name=unschedulable,proto3" json:"unschedulable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeState) Reset() {
+	*x = NodeState{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeState) ProtoMessage() {}
+
+func (x *NodeState) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
+func (*NodeState) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *NodeState) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *NodeState) GetTaints() []*Taint {
+	if x != nil {
+		return x.Taints
+	}
+	return nil
+}
+
+func (x *NodeState) GetUnschedulable() bool {
+	if x != nil {
+		return x.Unschedulable
+	}
+	return false
+}
+
+// Taint keeps VMs away that don't tolerate it.
+type Taint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// NoSchedule, PreferNoSchedule or NoExecute.
+	Effect        string `protobuf:"bytes,3,opt,name=effect,proto3" json:"effect,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Taint) Reset() {
+	*x = Taint{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Taint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Taint) ProtoMessage() {}
+
+func (x *Taint) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Taint.ProtoReflect.Descriptor instead.
+func (*Taint) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Taint) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Taint) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Taint) GetEffect() string {
+	if x != nil {
+		return x.Effect
+	}
+	return ""
+}
+
+// SetNodeStateRequest carries all that an administrator says of a node.
+type SetNodeStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State         *NodeState             `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeStateRequest) Reset() {
+	*x = SetNodeStateRequest{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeStateRequest) ProtoMessage() {}
+
+func (x *SetNodeStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeStateRequest.ProtoReflect.Descriptor instead.
+func (*SetNodeStateRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SetNodeStateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetNodeStateRequest) GetState() *NodeState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+// EvacuateNodeRequest names a node that VMs are to leave.
+type EvacuateNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The VM that is to leave; all where none is given.
+	Only          *GuestRef `protobuf:"bytes,2,opt,name=only,proto3" json:"only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvacuateNodeRequest) Reset() {
+	*x = EvacuateNodeRequest{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvacuateNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvacuateNodeRequest) ProtoMessage() {}
+
+func (x *EvacuateNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvacuateNodeRequest.ProtoReflect.Descriptor instead.
+func (*EvacuateNodeRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EvacuateNodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EvacuateNodeRequest) GetOnly() *GuestRef {
+	if x != nil {
+		return x.Only
+	}
+	return nil
+}
+
+// GuestRef names a VM.
+type GuestRef struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestRef) Reset() {
+	*x = GuestRef{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestRef) ProtoMessage() {}
+
+func (x *GuestRef) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestRef.ProtoReflect.Descriptor instead.
+func (*GuestRef) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GuestRef) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *GuestRef) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// EvacuateNodeResponse holds the VMs that are still on the node.
+type EvacuateNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Guests        []*Evacuee             `protobuf:"bytes,1,rep,name=guests,proto3" json:"guests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvacuateNodeResponse) Reset() {
+	*x = EvacuateNodeResponse{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvacuateNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvacuateNodeResponse) ProtoMessage() {}
+
+func (x *EvacuateNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvacuateNodeResponse.ProtoReflect.Descriptor instead.
+func (*EvacuateNodeResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *EvacuateNodeResponse) GetGuests() []*Evacuee {
+	if x != nil {
+		return x.Guests
+	}
+	return nil
+}
+
+// Evacuee is a VM that has to leave its node.
+type Evacuee struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of the operation that moves it; empty where none does.
+	Operation string `protobuf:"bytes,3,opt,name=operation,proto3" json:"operation,omitempty"`
+	// What is in the way, or what is waited for, for people.
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Evacuee) Reset() {
+	*x = Evacuee{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Evacuee) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Evacuee) ProtoMessage() {}
+
+func (x *Evacuee) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Evacuee.ProtoReflect.Descriptor instead.
+func (*Evacuee) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Evacuee) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Evacuee) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Evacuee) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *Evacuee) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// RebalanceNodesRequest asks for an even load.
+type RebalanceNodesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only tells what would be done.
+	ValidateOnly  bool `protobuf:"varint,1,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceNodesRequest) Reset() {
+	*x = RebalanceNodesRequest{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceNodesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceNodesRequest) ProtoMessage() {}
+
+func (x *RebalanceNodesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceNodesRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceNodesRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RebalanceNodesRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// RebalanceNodesResponse holds the moves that were begun.
+type RebalanceNodesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moves         []*Move                `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceNodesResponse) Reset() {
+	*x = RebalanceNodesResponse{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceNodesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceNodesResponse) ProtoMessage() {}
+
+func (x *RebalanceNodesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceNodesResponse.ProtoReflect.Descriptor instead.
+func (*RebalanceNodesResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RebalanceNodesResponse) GetMoves() []*Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+// Move is a VM that is to run elsewhere.
+type Move struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	From      string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	// Where there is room for it; the migration chooses when it begins.
+	To string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	// Name of the operation that moves it; empty with validate_only.
+	Operation     string `protobuf:"bytes,5,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Move) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Move) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Move) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Move) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Move) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+// SetClusterStateRequest is what namespaceSelector and priorityClassName mean.
+type SetClusterStateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Labels of all namespaces, by their names.
+	Namespaces map[string]*NamespaceState `protobuf:"bytes,1,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Values of all PriorityClasses, by their names.
+	Priorities map[string]int32 `protobuf:"bytes,2,rep,name=priorities,proto3" json:"priorities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The priority of VMs that name no class.
+	DefaultPriority int32 `protobuf:"varint,3,opt,name=default_priority,json=defaultPriority,proto3" json:"default_priority,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SetClusterStateRequest) Reset() {
+	*x = SetClusterStateRequest{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetClusterStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetClusterStateRequest) ProtoMessage() {}
+
+func (x *SetClusterStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetClusterStateRequest.ProtoReflect.Descriptor instead.
+func (*SetClusterStateRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SetClusterStateRequest) GetNamespaces() map[string]*NamespaceState {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *SetClusterStateRequest) GetPriorities() map[string]int32 {
+	if x != nil {
+		return x.Priorities
+	}
+	return nil
+}
+
+func (x *SetClusterStateRequest) GetDefaultPriority() int32 {
+	if x != nil {
+		return x.DefaultPriority
+	}
+	return 0
+}
+
+// NamespaceState is what is known of a namespace.
+type NamespaceState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Labels        map[string]string      `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceState) Reset() {
+	*x = NamespaceState{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceState) ProtoMessage() {}
+
+func (x *NamespaceState) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceState.ProtoReflect.Descriptor instead.
+func (*NamespaceState) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NamespaceState) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+// SetClusterStateResponse is empty.
+type SetClusterStateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetClusterStateResponse) Reset() {
+	*x = SetClusterStateResponse{}
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetClusterStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetClusterStateResponse) ProtoMessage() {}
+
+func (x *SetClusterStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetClusterStateResponse.ProtoReflect.Descriptor instead.
+func (*SetClusterStateResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
 var File_orlop_vm_v1_node_proto protoreflect.FileDescriptor
 
 const file_orlop_vm_v1_node_proto_rawDesc = "" +
@@ -212,7 +956,7 @@ const file_orlop_vm_v1_node_proto_rawDesc = "" +
 	"\x16orlop/vm/v1/node.proto\x12\vorlop.vm.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1corlop/schema/v1/schema.proto\"\x12\n" +
 	"\x10ListNodesRequest\"<\n" +
 	"\x11ListNodesResponse\x12'\n" +
-	"\x05items\x18\x01 \x03(\v2\x11.orlop.vm.v1.NodeR\x05items\"\x93\x03\n" +
+	"\x05items\x18\x01 \x03(\v2\x11.orlop.vm.v1.NodeR\x05items\"\xeb\x04\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.orlop.vm.v1.Node.LabelsEntryR\x06labels\x12D\n" +
@@ -220,15 +964,86 @@ const file_orlop_vm_v1_node_proto_rawDesc = "" +
 	"\vschedulable\x18\x04 \x01(\bR\vschedulable\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12 \n" +
 	"\vaccelerator\x18\x06 \x01(\tR\vaccelerator\x12!\n" +
-	"\fqemu_version\x18\a \x01(\tR\vqemuVersion\x1a9\n" +
+	"\fqemu_version\x18\a \x01(\tR\vqemuVersion\x12*\n" +
+	"\x06taints\x18\b \x03(\v2\x12.orlop.vm.v1.TaintR\x06taints\x12>\n" +
+	"\tallocated\x18\t \x03(\v2 .orlop.vm.v1.Node.AllocatedEntryR\tallocated\x12,\n" +
+	"\x05state\x18\n" +
+	" \x01(\v2\x16.orlop.vm.v1.NodeStateR\x05state\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
 	"\x10AllocatableEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012x\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a<\n" +
+	"\x0eAllocatedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd4\x01\n" +
+	"\tNodeState\x12:\n" +
+	"\x06labels\x18\x01 \x03(\v2\".orlop.vm.v1.NodeState.LabelsEntryR\x06labels\x12*\n" +
+	"\x06taints\x18\x02 \x03(\v2\x12.orlop.vm.v1.TaintR\x06taints\x12$\n" +
+	"\runschedulable\x18\x03 \x01(\bR\runschedulable\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
+	"\x05Taint\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06effect\x18\x03 \x01(\tR\x06effect\"W\n" +
+	"\x13SetNodeStateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\x05state\x18\x02 \x01(\v2\x16.orlop.vm.v1.NodeStateR\x05state\"T\n" +
+	"\x13EvacuateNodeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x04only\x18\x02 \x01(\v2\x15.orlop.vm.v1.GuestRefR\x04only\"<\n" +
+	"\bGuestRef\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"D\n" +
+	"\x14EvacuateNodeResponse\x12,\n" +
+	"\x06guests\x18\x01 \x03(\v2\x14.orlop.vm.v1.EvacueeR\x06guests\"s\n" +
+	"\aEvacuee\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\toperation\x18\x03 \x01(\tR\toperation\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"<\n" +
+	"\x15RebalanceNodesRequest\x12#\n" +
+	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\"A\n" +
+	"\x16RebalanceNodesResponse\x12'\n" +
+	"\x05moves\x18\x01 \x03(\v2\x11.orlop.vm.v1.MoveR\x05moves\"z\n" +
+	"\x04Move\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12\x1c\n" +
+	"\toperation\x18\x05 \x01(\tR\toperation\"\x88\x03\n" +
+	"\x16SetClusterStateRequest\x12S\n" +
+	"\n" +
+	"namespaces\x18\x01 \x03(\v23.orlop.vm.v1.SetClusterStateRequest.NamespacesEntryR\n" +
+	"namespaces\x12S\n" +
+	"\n" +
+	"priorities\x18\x02 \x03(\v23.orlop.vm.v1.SetClusterStateRequest.PrioritiesEntryR\n" +
+	"priorities\x12)\n" +
+	"\x10default_priority\x18\x03 \x01(\x05R\x0fdefaultPriority\x1aZ\n" +
+	"\x0fNamespacesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.orlop.vm.v1.NamespaceStateR\x05value:\x028\x01\x1a=\n" +
+	"\x0fPrioritiesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x8c\x01\n" +
+	"\x0eNamespaceState\x12?\n" +
+	"\x06labels\x18\x01 \x03(\v2'.orlop.vm.v1.NamespaceState.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x19\n" +
+	"\x17SetClusterStateResponse2\x8e\x05\n" +
 	"\vNodeService\x12i\n" +
-	"\tListNodes\x12\x1d.orlop.vm.v1.ListNodesRequest\x1a\x1e.orlop.vm.v1.ListNodesResponse\"\x1d\xa2\xd4\x18\x02 \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1alpha2/nodesB Z\x1eorlop.dev/gen/orlop/vm/v1;vmv1b\x06proto3"
+	"\tListNodes\x12\x1d.orlop.vm.v1.ListNodesRequest\x1a\x1e.orlop.vm.v1.ListNodesResponse\"\x1d\xa2\xd4\x18\x02 \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1alpha2/nodes\x12\x83\x01\n" +
+	"\fSetNodeState\x12 .orlop.vm.v1.SetNodeStateRequest\x1a\x11.orlop.vm.v1.Node\">\xa2\xd4\x18\x0f\n" +
+	"\x06update2\x05nodes\x82\xd3\xe4\x93\x02%:\x05state\x1a\x1c/v1alpha2/nodes/{name}/state\x12\x92\x01\n" +
+	"\fEvacuateNode\x12 .orlop.vm.v1.EvacuateNodeRequest\x1a!.orlop.vm.v1.EvacuateNodeResponse\"=\xa2\xd4\x18\x0f\n" +
+	"\x06update2\x05nodes\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1alpha2/nodes/{name}:evacuate\x12\x92\x01\n" +
+	"\x0eRebalanceNodes\x12\".orlop.vm.v1.RebalanceNodesRequest\x1a#.orlop.vm.v1.RebalanceNodesResponse\"7\xa2\xd4\x18\x0f\n" +
+	"\x06update2\x05nodes\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1alpha2/nodes:rebalance\x12d\n" +
+	"\x0fSetClusterState\x12#.orlop.vm.v1.SetClusterStateRequest\x1a$.orlop.vm.v1.SetClusterStateResponse\"\x06\xa2\xd4\x18\x02\x18\x01B Z\x1eorlop.dev/gen/orlop/vm/v1;vmv1b\x06proto3"
 
 var (
 	file_orlop_vm_v1_node_proto_rawDescOnce sync.Once
@@ -242,25 +1057,64 @@ func file_orlop_vm_v1_node_proto_rawDescGZIP() []byte {
 	return file_orlop_vm_v1_node_proto_rawDescData
 }
 
-var file_orlop_vm_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_orlop_vm_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_orlop_vm_v1_node_proto_goTypes = []any{
-	(*ListNodesRequest)(nil),  // 0: orlop.vm.v1.ListNodesRequest
-	(*ListNodesResponse)(nil), // 1: orlop.vm.v1.ListNodesResponse
-	(*Node)(nil),              // 2: orlop.vm.v1.Node
-	nil,                       // 3: orlop.vm.v1.Node.LabelsEntry
-	nil,                       // 4: orlop.vm.v1.Node.AllocatableEntry
+	(*ListNodesRequest)(nil),        // 0: orlop.vm.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),       // 1: orlop.vm.v1.ListNodesResponse
+	(*Node)(nil),                    // 2: orlop.vm.v1.Node
+	(*NodeState)(nil),               // 3: orlop.vm.v1.NodeState
+	(*Taint)(nil),                   // 4: orlop.vm.v1.Taint
+	(*SetNodeStateRequest)(nil),     // 5: orlop.vm.v1.SetNodeStateRequest
+	(*EvacuateNodeRequest)(nil),     // 6: orlop.vm.v1.EvacuateNodeRequest
+	(*GuestRef)(nil),                // 7: orlop.vm.v1.GuestRef
+	(*EvacuateNodeResponse)(nil),    // 8: orlop.vm.v1.EvacuateNodeResponse
+	(*Evacuee)(nil),                 // 9: orlop.vm.v1.Evacuee
+	(*RebalanceNodesRequest)(nil),   // 10: orlop.vm.v1.RebalanceNodesRequest
+	(*RebalanceNodesResponse)(nil),  // 11: orlop.vm.v1.RebalanceNodesResponse
+	(*Move)(nil),                    // 12: orlop.vm.v1.Move
+	(*SetClusterStateRequest)(nil),  // 13: orlop.vm.v1.SetClusterStateRequest
+	(*NamespaceState)(nil),          // 14: orlop.vm.v1.NamespaceState
+	(*SetClusterStateResponse)(nil), // 15: orlop.vm.v1.SetClusterStateResponse
+	nil,                             // 16: orlop.vm.v1.Node.LabelsEntry
+	nil,                             // 17: orlop.vm.v1.Node.AllocatableEntry
+	nil,                             // 18: orlop.vm.v1.Node.AllocatedEntry
+	nil,                             // 19: orlop.vm.v1.NodeState.LabelsEntry
+	nil,                             // 20: orlop.vm.v1.SetClusterStateRequest.NamespacesEntry
+	nil,                             // 21: orlop.vm.v1.SetClusterStateRequest.PrioritiesEntry
+	nil,                             // 22: orlop.vm.v1.NamespaceState.LabelsEntry
 }
 var file_orlop_vm_v1_node_proto_depIdxs = []int32{
-	2, // 0: orlop.vm.v1.ListNodesResponse.items:type_name -> orlop.vm.v1.Node
-	3, // 1: orlop.vm.v1.Node.labels:type_name -> orlop.vm.v1.Node.LabelsEntry
-	4, // 2: orlop.vm.v1.Node.allocatable:type_name -> orlop.vm.v1.Node.AllocatableEntry
-	0, // 3: orlop.vm.v1.NodeService.ListNodes:input_type -> orlop.vm.v1.ListNodesRequest
-	1, // 4: orlop.vm.v1.NodeService.ListNodes:output_type -> orlop.vm.v1.ListNodesResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2,  // 0: orlop.vm.v1.ListNodesResponse.items:type_name -> orlop.vm.v1.Node
+	16, // 1: orlop.vm.v1.Node.labels:type_name -> orlop.vm.v1.Node.LabelsEntry
+	17, // 2: orlop.vm.v1.Node.allocatable:type_name -> orlop.vm.v1.Node.AllocatableEntry
+	4,  // 3: orlop.vm.v1.Node.taints:type_name -> orlop.vm.v1.Taint
+	18, // 4: orlop.vm.v1.Node.allocated:type_name -> orlop.vm.v1.Node.AllocatedEntry
+	3,  // 5: orlop.vm.v1.Node.state:type_name -> orlop.vm.v1.NodeState
+	19, // 6: orlop.vm.v1.NodeState.labels:type_name -> orlop.vm.v1.NodeState.LabelsEntry
+	4,  // 7: orlop.vm.v1.NodeState.taints:type_name -> orlop.vm.v1.Taint
+	3,  // 8: orlop.vm.v1.SetNodeStateRequest.state:type_name -> orlop.vm.v1.NodeState
+	7,  // 9: orlop.vm.v1.EvacuateNodeRequest.only:type_name -> orlop.vm.v1.GuestRef
+	9,  // 10: orlop.vm.v1.EvacuateNodeResponse.guests:type_name -> orlop.vm.v1.Evacuee
+	12, // 11: orlop.vm.v1.RebalanceNodesResponse.moves:type_name -> orlop.vm.v1.Move
+	20, // 12: orlop.vm.v1.SetClusterStateRequest.namespaces:type_name -> orlop.vm.v1.SetClusterStateRequest.NamespacesEntry
+	21, // 13: orlop.vm.v1.SetClusterStateRequest.priorities:type_name -> orlop.vm.v1.SetClusterStateRequest.PrioritiesEntry
+	22, // 14: orlop.vm.v1.NamespaceState.labels:type_name -> orlop.vm.v1.NamespaceState.LabelsEntry
+	14, // 15: orlop.vm.v1.SetClusterStateRequest.NamespacesEntry.value:type_name -> orlop.vm.v1.NamespaceState
+	0,  // 16: orlop.vm.v1.NodeService.ListNodes:input_type -> orlop.vm.v1.ListNodesRequest
+	5,  // 17: orlop.vm.v1.NodeService.SetNodeState:input_type -> orlop.vm.v1.SetNodeStateRequest
+	6,  // 18: orlop.vm.v1.NodeService.EvacuateNode:input_type -> orlop.vm.v1.EvacuateNodeRequest
+	10, // 19: orlop.vm.v1.NodeService.RebalanceNodes:input_type -> orlop.vm.v1.RebalanceNodesRequest
+	13, // 20: orlop.vm.v1.NodeService.SetClusterState:input_type -> orlop.vm.v1.SetClusterStateRequest
+	1,  // 21: orlop.vm.v1.NodeService.ListNodes:output_type -> orlop.vm.v1.ListNodesResponse
+	2,  // 22: orlop.vm.v1.NodeService.SetNodeState:output_type -> orlop.vm.v1.Node
+	8,  // 23: orlop.vm.v1.NodeService.EvacuateNode:output_type -> orlop.vm.v1.EvacuateNodeResponse
+	11, // 24: orlop.vm.v1.NodeService.RebalanceNodes:output_type -> orlop.vm.v1.RebalanceNodesResponse
+	15, // 25: orlop.vm.v1.NodeService.SetClusterState:output_type -> orlop.vm.v1.SetClusterStateResponse
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_orlop_vm_v1_node_proto_init() }
@@ -274,7 +1128,7 @@ func file_orlop_vm_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_node_proto_rawDesc), len(file_orlop_vm_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

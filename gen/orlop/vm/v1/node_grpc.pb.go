@@ -21,7 +21,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	NodeService_ListNodes_FullMethodName = "/orlop.vm.v1.NodeService/ListNodes"
+	NodeService_ListNodes_FullMethodName       = "/orlop.vm.v1.NodeService/ListNodes"
+	NodeService_SetNodeState_FullMethodName    = "/orlop.vm.v1.NodeService/SetNodeState"
+	NodeService_EvacuateNode_FullMethodName    = "/orlop.vm.v1.NodeService/EvacuateNode"
+	NodeService_RebalanceNodes_FullMethodName  = "/orlop.vm.v1.NodeService/RebalanceNodes"
+	NodeService_SetClusterState_FullMethodName = "/orlop.vm.v1.NodeService/SetClusterState"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -33,6 +37,20 @@ const (
 type NodeServiceClient interface {
 	// ListNodes returns all nodes.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
+	// SetNodeState says what an administrator wants of a node, all of it, and
+	// returns the node. Idempotent. Where there is a Kubernetes API its Node
+	// objects are the administrator's word, and the facade repeats it here.
+	SetNodeState(ctx context.Context, in *SetNodeStateRequest, opts ...grpc.CallOption) (*Node, error)
+	// EvacuateNode moves VMs away from a node by operations named evacuation-*,
+	// and returns those that are still there. It does not cordon the node and
+	// does not wait: repeat it until nothing is left. Idempotent.
+	EvacuateNode(ctx context.Context, in *EvacuateNodeRequest, opts ...grpc.CallOption) (*EvacuateNodeResponse, error)
+	// RebalanceNodes moves VMs from the fullest nodes to emptier ones, by
+	// operations named evacuation-*.
+	RebalanceNodes(ctx context.Context, in *RebalanceNodesRequest, opts ...grpc.CallOption) (*RebalanceNodesResponse, error)
+	// SetClusterState says what else of a cluster decides where VMs run: all of
+	// it. Idempotent.
+	SetClusterState(ctx context.Context, in *SetClusterStateRequest, opts ...grpc.CallOption) (*SetClusterStateResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -53,6 +71,46 @@ func (c *nodeServiceClient) ListNodes(ctx context.Context, in *ListNodesRequest,
 	return out, nil
 }
 
+func (c *nodeServiceClient) SetNodeState(ctx context.Context, in *SetNodeStateRequest, opts ...grpc.CallOption) (*Node, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Node)
+	err := c.cc.Invoke(ctx, NodeService_SetNodeState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) EvacuateNode(ctx context.Context, in *EvacuateNodeRequest, opts ...grpc.CallOption) (*EvacuateNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EvacuateNodeResponse)
+	err := c.cc.Invoke(ctx, NodeService_EvacuateNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) RebalanceNodes(ctx context.Context, in *RebalanceNodesRequest, opts ...grpc.CallOption) (*RebalanceNodesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebalanceNodesResponse)
+	err := c.cc.Invoke(ctx, NodeService_RebalanceNodes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) SetClusterState(ctx context.Context, in *SetClusterStateRequest, opts ...grpc.CallOption) (*SetClusterStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetClusterStateResponse)
+	err := c.cc.Invoke(ctx, NodeService_SetClusterState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -62,6 +120,20 @@ func (c *nodeServiceClient) ListNodes(ctx context.Context, in *ListNodesRequest,
 type NodeServiceServer interface {
 	// ListNodes returns all nodes.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
+	// SetNodeState says what an administrator wants of a node, all of it, and
+	// returns the node. Idempotent. Where there is a Kubernetes API its Node
+	// objects are the administrator's word, and the facade repeats it here.
+	SetNodeState(context.Context, *SetNodeStateRequest) (*Node, error)
+	// EvacuateNode moves VMs away from a node by operations named evacuation-*,
+	// and returns those that are still there. It does not cordon the node and
+	// does not wait: repeat it until nothing is left. Idempotent.
+	EvacuateNode(context.Context, *EvacuateNodeRequest) (*EvacuateNodeResponse, error)
+	// RebalanceNodes moves VMs from the fullest nodes to emptier ones, by
+	// operations named evacuation-*.
+	RebalanceNodes(context.Context, *RebalanceNodesRequest) (*RebalanceNodesResponse, error)
+	// SetClusterState says what else of a cluster decides where VMs run: all of
+	// it. Idempotent.
+	SetClusterState(context.Context, *SetClusterStateRequest) (*SetClusterStateResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -74,6 +146,18 @@ type UnimplementedNodeServiceServer struct{}
 
 func (UnimplementedNodeServiceServer) ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodes not implemented")
+}
+func (UnimplementedNodeServiceServer) SetNodeState(context.Context, *SetNodeStateRequest) (*Node, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetNodeState not implemented")
+}
+func (UnimplementedNodeServiceServer) EvacuateNode(context.Context, *EvacuateNodeRequest) (*EvacuateNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EvacuateNode not implemented")
+}
+func (UnimplementedNodeServiceServer) RebalanceNodes(context.Context, *RebalanceNodesRequest) (*RebalanceNodesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RebalanceNodes not implemented")
+}
+func (UnimplementedNodeServiceServer) SetClusterState(context.Context, *SetClusterStateRequest) (*SetClusterStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetClusterState not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -114,6 +198,78 @@ func _NodeService_ListNodes_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_SetNodeState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetNodeStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).SetNodeState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_SetNodeState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).SetNodeState(ctx, req.(*SetNodeStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_EvacuateNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EvacuateNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).EvacuateNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_EvacuateNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).EvacuateNode(ctx, req.(*EvacuateNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_RebalanceNodes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebalanceNodesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).RebalanceNodes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_RebalanceNodes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).RebalanceNodes(ctx, req.(*RebalanceNodesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_SetClusterState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetClusterStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).SetClusterState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_SetClusterState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).SetClusterState(ctx, req.(*SetClusterStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -124,6 +280,22 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListNodes",
 			Handler:    _NodeService_ListNodes_Handler,
+		},
+		{
+			MethodName: "SetNodeState",
+			Handler:    _NodeService_SetNodeState_Handler,
+		},
+		{
+			MethodName: "EvacuateNode",
+			Handler:    _NodeService_EvacuateNode_Handler,
+		},
+		{
+			MethodName: "RebalanceNodes",
+			Handler:    _NodeService_RebalanceNodes_Handler,
+		},
+		{
+			MethodName: "SetClusterState",
+			Handler:    _NodeService_SetClusterState_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -40,7 +40,7 @@ func Shipped() []*vmv1.VirtualMachineClass {
 
 // Reconciler keeps the statuses of classes.
 type Reconciler struct {
-	Nodes []node.Node
+	Nodes func(ctx context.Context) ([]node.Node, error)
 	// Processor is what there is for guests on every node.
 	Processor Processor
 	// InUse counts the VMs of a class.
@@ -49,14 +49,18 @@ type Reconciler struct {
 }
 
 // Reconcile implements reconcile.Reconciler.
-func (r *Reconciler) Reconcile(_ context.Context, class *vmv1.VirtualMachineClass) (reconcile.Result, error) {
+func (r *Reconciler) Reconcile(ctx context.Context, class *vmv1.VirtualMachineClass) (reconcile.Result, error) {
 	meta := class.GetMetadata()
 	users := r.InUse(meta.GetName())
 	deleting := meta.GetDeletionTimestamp() != nil
 	if deleting && users == 0 {
 		return reconcile.Result{Finalized: true}, nil
 	}
-	nodes, err := Nodes(class, r.Nodes)
+	all, err := r.Nodes(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	nodes, err := Nodes(class, all)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -67,7 +71,7 @@ func (r *Reconciler) Reconcile(_ context.Context, class *vmv1.VirtualMachineClas
 	for _, n := range nodes {
 		status.AvailableNodes = append(status.AvailableNodes, n.Name)
 	}
-	discovered, err := discover(class, r.Nodes)
+	discovered, err := discover(class, all)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -97,7 +101,7 @@ func (r *Reconciler) Reconcile(_ context.Context, class *vmv1.VirtualMachineClas
 
 // Admit refuses overlapping ranges of cores, and selectors that mean nothing.
 func Admit(_ context.Context, _, class *vmv1.VirtualMachineClass) error {
-	if _, err := selectorOf(class.GetSpec().GetNodeSelector()); err != nil {
+	if _, err := Selector(class); err != nil {
 		return err
 	}
 	policies := class.GetSpec().GetSizingPolicies()
@@ -120,17 +124,22 @@ func Admit(_ context.Context, _, class *vmv1.VirtualMachineClass) error {
 
 // Nodes are those of all that VMs of the class may run on.
 func Nodes(class *vmv1.VirtualMachineClass, all []node.Node) ([]node.Node, error) {
-	selector, err := selectorOf(class.GetSpec().GetNodeSelector())
+	selector, err := Selector(class)
 	if err != nil {
 		return nil, err
 	}
 	var nodes []node.Node
 	for _, n := range all {
-		if selector.Matches(labels.Set(n.Labels)) {
+		if selector.Matches(labels.Set(n.AllLabels())) {
 			nodes = append(nodes, n)
 		}
 	}
 	return nodes, nil
+}
+
+// Selector is what a class wants of a node; everything, where it is nil.
+func Selector(class *vmv1.VirtualMachineClass) (labels.Selector, error) {
+	return selectorOf(class.GetSpec().GetNodeSelector())
 }
 
 func selectorOf(from *vmv1.ClassNodeSelector) (labels.Selector, error) {

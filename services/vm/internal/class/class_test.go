@@ -1,6 +1,7 @@
 package class
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -20,6 +21,8 @@ func nodes() []node.Node {
 	all[1].MemoryBytes = 4 << 30
 	return all
 }
+
+func told(context.Context) ([]node.Node, error) { return nodes(), nil }
 
 func selector(labels map[string]string, expressions ...*vmv1.NodeSelectorRequirement) *vmv1.ClassNodeSelector {
 	return &vmv1.ClassNodeSelector{MatchLabels: labels, MatchExpressions: expressions}
@@ -46,7 +49,7 @@ func TestClassIsReadyWhereThereAreNodes(t *testing.T) {
 			vmv1.ClassPhase_Pending, "NoSuitableNodesFound", nil, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := &Reconciler{Nodes: nodes(), InUse: func(string) int { return 0 }, Now: time.Now}
+			r := &Reconciler{Nodes: told, InUse: func(string) int { return 0 }, Now: time.Now}
 			result, err := r.Reconcile(t.Context(), &vmv1.VirtualMachineClass{Metadata: &metav1.ObjectMeta{Name: "c"}, Spec: test.spec})
 			if err != nil {
 				t.Fatal(err)
@@ -62,7 +65,7 @@ func TestClassIsReadyWhereThereAreNodes(t *testing.T) {
 
 func TestDeletedClassGoesWithItsLastVM(t *testing.T) {
 	users := 2
-	r := &Reconciler{Nodes: nodes(), InUse: func(string) int { return users }, Now: time.Now}
+	r := &Reconciler{Nodes: told, InUse: func(string) int { return users }, Now: time.Now}
 	class := &vmv1.VirtualMachineClass{Metadata: &metav1.ObjectMeta{Name: "c", DeletionTimestamp: timestamppb.Now()}}
 	result, err := r.Reconcile(t.Context(), class)
 	if err != nil || result.Finalized {

@@ -102,7 +102,7 @@ func discover(class *vmv1.VirtualMachineClass, all []node.Node) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(all, func(n node.Node) bool { return selector.Matches(labels.Set(n.Labels)) }), nil
+	return slices.ContainsFunc(all, func(n node.Node) bool { return selector.Matches(labels.Set(n.AllLabels())) }), nil
 }
 
 func discovery(list *condition.List, class *vmv1.VirtualMachineClass, discovered bool) {

@@ -48,7 +48,7 @@ func TestClassHasTheProcessorThatItAsksFor(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			class := &vmv1.VirtualMachineClass{Metadata: &metav1.ObjectMeta{Name: "c"}, Spec: &vmv1.VirtualMachineClassSpec{Cpu: test.cpu}}
-			r := &Reconciler{Nodes: nodes(), Processor: processor, InUse: func(string) int { return 0 }, Now: time.Now}
+			r := &Reconciler{Nodes: told, Processor: processor, InUse: func(string) int { return 0 }, Now: time.Now}
 			result, err := r.Reconcile(t.Context(), class)
 			if err != nil {
 				t.Fatal(err)

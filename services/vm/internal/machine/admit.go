@@ -13,15 +13,15 @@ import (
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/services/vm/internal/class"
+	"orlop.dev/services/vm/internal/placement"
 )
 
 const (
 	invalid   = "FieldValueInvalid"
 	forbidden = "FieldValueForbidden"
 
-	apiGroup        = "virtualization.deckhouse.io"
-	minMemoryBytes  = 32 * mebibyte
-	notSupportedYet = "is not supported yet"
+	apiGroup       = "virtualization.deckhouse.io"
+	minMemoryBytes = 32 * mebibyte
 )
 
 // MaxDevices is how many disks and images a VM may have, those of attachments
@@ -41,7 +41,7 @@ func (r *Reconciler) Admit(ctx context.Context, old, vm *vmv1.VirtualMachine) er
 	}
 	for _, check := range []error{
 		admitMetadata(old, vm), checkCores(vm.GetSpec().GetCpu().GetCores()), admitMemory(vm.GetSpec()),
-		r.admitDevices(old, vm), admitSupported(vm.GetSpec()), r.admitSize(vm.GetSpec()),
+		r.admitDevices(old, vm), placement.Validate(vm.GetSpec()), r.admitSize(vm.GetSpec()),
 		r.admitProvisioning(ctx, old, vm),
 	} {
 		if check != nil {
@@ -129,17 +129,6 @@ func (r *Reconciler) admitBoot(vm *vmv1.VirtualMachine) error {
 }
 
 func sameRef(a, b *vmv1.BlockDeviceRef) bool { return DeviceID(a) == DeviceID(b) }
-
-// admitSupported refuses by name what nothing honours yet.
-func admitSupported(spec *vmv1.VirtualMachineSpec) error {
-	switch {
-	case len(spec.GetTopologySpreadConstraints()) > 0:
-		return fault.Refuse("spec.topologySpreadConstraints", forbidden, notSupportedYet)
-	case spec.GetPriorityClassName() != "":
-		return fault.Refuse("spec.priorityClassName", forbidden, notSupportedYet)
-	}
-	return nil
-}
 
 func (r *Reconciler) admitSize(spec *vmv1.VirtualMachineSpec) error {
 	found, exists := r.Classes.Class(spec.GetVirtualMachineClassName())

@@ -62,7 +62,7 @@ func TestVMsAreJudged(t *testing.T) {
 			vm.Spec.BlockDeviceRefs[0] = &vmv1.BlockDeviceRef{Kind: vmv1.BlockDeviceKind_VirtualImage, Name: "iso"}
 		}, ""},
 		{"a Secret where there are none", func(vm *vmv1.VirtualMachine) { vm.Spec.Provisioning = userDataFrom("script") }, "spec.provisioning.userDataRef"},
-		{"priority", func(vm *vmv1.VirtualMachine) { vm.Spec.PriorityClassName = "high" }, "spec.priorityClassName"},
+		{"a label that no node can have", func(vm *vmv1.VirtualMachine) { vm.Spec.NodeSelector = map[string]string{"a b": "c"} }, "spec.nodeSelector"},
 		{"a size that the class refuses", func(vm *vmv1.VirtualMachine) {
 			vm.Spec.VirtualMachineClassName, vm.Spec.Cpu.Cores = "small", 4
 		}, "spec"},

@@ -26,6 +26,28 @@ var needs = map[string]vmv1.ChangeNeed_Value{
 	"runPolicy":           vmv1.ChangeNeed_Nothing,
 	"disruptions":         vmv1.ChangeNeed_Nothing,
 	"liveMigrationPolicy": vmv1.ChangeNeed_Nothing,
+	"affinity":            vmv1.ChangeNeed_Migration,
+	"nodeSelector":        vmv1.ChangeNeed_Migration,
+	"tolerations":         vmv1.ChangeNeed_Migration,
+}
+
+// placedAnew reports whether a spec chooses nodes otherwise than the one that a
+// VM was placed by.
+func placedAnew(applied json.RawMessage, spec *vmv1.VirtualMachineSpec) bool {
+	after, err := document(spec)
+	if err != nil {
+		return true
+	}
+	var before map[string]any
+	if err := json.Unmarshal(applied, &before); err != nil {
+		return true
+	}
+	for field, need := range needs {
+		if need == vmv1.ChangeNeed_Migration && !reflect.DeepEqual(before[field], after[field]) {
+			return true
+		}
+	}
+	return false
 }
 
 // changesSince compares the present spec with the one that an instance was

@@ -34,13 +34,14 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 	configuration(&list, o)
 	firmware(&list, o)
 	migrating(&list, o)
+	relocating(&list, o)
 	return list.Conditions()
 }
 
 // firmware compares the QEMU that runs the guest with the installed one.
 func firmware(list *condition.List, o *observation) {
 	const name = "FirmwareUpToDate"
-	if o.sight.State.Alive() && o.sight.InstalledQEMU != o.sight.QEMU {
+	if outdated(o.sight) {
 		list.False(name, "FirmwareOutOfDate", fmt.Sprintf(
 			"The guest runs on QEMU %s, and %s is installed: a migration or a restart brings it there.", o.sight.QEMU, o.sight.InstalledQEMU))
 		return
@@ -71,6 +72,14 @@ func migrating(list *condition.List, o *observation) {
 		list.False(moves, "LastMigrationFinishedWithError", m.Failure.Message)
 	default:
 		list.False(moves, "VirtualMachineNotMigrating", "")
+	}
+}
+
+// relocating has a condition of its own for a VM that has to leave its node, only
+// while it has to.
+func relocating(list *condition.List, o *observation) {
+	if o.mustLeave != "" {
+		list.True("NeedsEvict", "NeedsEvict", o.mustLeave)
 	}
 }
 

@@ -2,13 +2,10 @@ package machine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
@@ -39,9 +36,6 @@ const (
 // start places the VM, claims what it needs, and lets it run. What was claimed
 // is found again by the next look, whatever happens in between.
 func (r *Reconciler) start(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	if o.startProblem = placementProblem(vm.GetSpec()); o.startProblem != nil {
-		return nil
-	}
 	if wait := r.holdBack(vm, o); wait > 0 {
 		o.again = wait
 		return nil
@@ -86,7 +80,7 @@ func (r *Reconciler) stands(vm *vmv1.VirtualMachine, o *observation) bool {
 		return false
 	}
 	changes, err := changesSince(o.record.Applied, vm.GetSpec())
-	return err == nil && len(changes) == 0
+	return err == nil && len(changes) == 0 && !placedAnew(o.record.Applied, vm.GetSpec())
 }
 
 // resume goes on with a VM that was placed so that its disks can be made.
@@ -136,74 +130,6 @@ func (r *Reconciler) fail(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 	}
 	o.again = pause
 	return cause
-}
-
-// place chooses a node and writes down all that the instance is to be.
-func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	applied, err := protojson.Marshal(vm.GetSpec())
-	if err != nil {
-		return err
-	}
-	pins, err := r.pins(ctx, vm, o)
-	if err != nil {
-		return err
-	}
-	demand := r.demandOf(vm.GetSpec())
-	r.placing.Lock()
-	defer r.placing.Unlock()
-	used, err := r.used(ctx)
-	if err != nil {
-		return err
-	}
-	nodes, err := class.Nodes(o.class, r.Nodes)
-	if err != nil {
-		return err
-	}
-	name, err := node.Pick(nodes, vm.GetSpec(), demand, used, pins)
-	if err != nil {
-		return err
-	}
-	now := r.Now()
-	o.record.Node, o.record.Applied, o.record.Started = name, json.RawMessage(applied), &now
-	o.record.MilliCPU, o.record.MemoryBytes = demand.MilliCPU, demand.MemoryBytes
-	o.record.Provisioned = o.provisioned
-	o.record.Instance++
-	o.record.Awaits, o.record.Pinned = o.awaits, slices.Sorted(maps.Keys(pins))
-	// Whatever was asked of an earlier instance is done with this one. From now on
-	// a VM that becomes Manual stays as it is.
-	on := true
-	o.record.On, o.record.Restart, o.record.Force, o.record.StopSince = &on, "", false, nil
-	o.record.NotBefore, o.record.Waited = nil, r.waited(vm, o, now)
-	return r.Power.Put(ctx, vm.GetMetadata().GetUid(), o.record)
-}
-
-func (r *Reconciler) used(ctx context.Context) (map[string]node.Demand, error) {
-	records, err := r.Power.All(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return usedOf(records), nil
-}
-
-// usedOf is what VMs have of each node. One that moves has of both.
-func usedOf(records []*power.Record) map[string]node.Demand {
-	used := map[string]node.Demand{}
-	add := func(name string, record *power.Record) {
-		sum := used[name]
-		used[name] = node.Demand{
-			MilliCPU: sum.MilliCPU + record.MilliCPU, MemoryBytes: sum.MemoryBytes + record.MemoryBytes,
-		}
-	}
-	for _, record := range records {
-		if record.Node == "" {
-			continue
-		}
-		add(record.Node, record)
-		if m := record.Migration; m.Active() && m.Target != "" {
-			add(m.Target, record)
-		}
-	}
-	return used
 }
 
 // waited is how long the VM's dependencies kept it from starting, the first
@@ -316,6 +242,9 @@ func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 	if err := r.grow(ctx, vm, o); err != nil {
 		return err
 	}
+	if err := r.relocate(ctx, vm, o); err != nil {
+		return err
+	}
 	if o.sight.State == Unresponsive {
 		o.again = lookAgain
 		return nil
@@ -371,23 +300,6 @@ func (r *Reconciler) grow(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 		}
 		if _, err := r.Devices.Claim(ctx, ref, User(vm, o.record)); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// placementProblem refuses rules that nothing honours yet: to ignore them would
-// put the VM where it must not be.
-func placementProblem(spec *vmv1.VirtualMachineSpec) *problem {
-	for _, rule := range []struct {
-		field string
-		given bool
-	}{
-		{"virtualMachineAndPodAffinity", spec.GetAffinity().GetVirtualMachineAndPodAffinity() != nil},
-		{"virtualMachineAndPodAntiAffinity", spec.GetAffinity().GetVirtualMachineAndPodAntiAffinity() != nil},
-	} {
-		if rule.given {
-			return &problem{reasonNotSupported, "spec.affinity." + rule.field + " is not supported yet: remove it to start the VM."}
 		}
 	}
 	return nil

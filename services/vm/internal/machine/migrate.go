@@ -3,20 +3,15 @@ package machine
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
-
-	"k8s.io/apimachinery/pkg/labels"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
-	"orlop.dev/services/vm/internal/class"
 	"orlop.dev/services/vm/internal/migration"
-	"orlop.dev/services/vm/internal/node"
 	"orlop.dev/services/vm/internal/power"
 )
 
@@ -93,7 +88,7 @@ func (r *Reconciler) schedule(ctx context.Context, vm *vmv1.VirtualMachine, o *o
 	if leaving := leavers(records, m.Source); leaving >= r.Migration.PerNode {
 		return r.wait(ctx, vm, o, migration.ReasonPending, fmt.Sprintf("Waits for its turn: %d VMs leave %s already.", leaving, m.Source))
 	}
-	target, err := r.pickOther(vm, o, m.NodeSelector, usedOf(records))
+	target, err := r.pickOther(ctx, vm, o, m.NodeSelector)
 	switch {
 	case err != nil && r.Now().Sub(m.Began) > r.Migration.PreparationTimeout:
 		return r.stay(ctx, vm, o, migration.ReasonUnschedulable,
@@ -151,29 +146,16 @@ func leavers(records []*power.Record, source string) int {
 
 // pickOther picks a node for a VM other than the one where it is, with those
 // labels. Class NotReady where there is none.
-func (r *Reconciler) pickOther(vm *vmv1.VirtualMachine, o *observation, selector map[string]string, used map[string]node.Demand) (string, error) {
-	nodes, err := class.Nodes(o.class, r.Nodes)
+func (r *Reconciler) pickOther(ctx context.Context, vm *vmv1.VirtualMachine, o *observation, selector map[string]string) (string, error) {
+	world, err := r.Survey.World(ctx)
 	if err != nil {
 		return "", err
 	}
-	var others []node.Node
-	for _, n := range nodes {
-		if n.Name != o.record.Node && labels.SelectorFromSet(selector).Matches(labels.Set(n.Labels)) {
-			others = append(others, n)
-		}
+	guest, err := r.Survey.Guest(vm, o.record)
+	if err != nil {
+		return "", err
 	}
-	if len(others) == 0 {
-		return "", fault.New(fault.NotReady, migration.ReasonUnschedulable, "there is no other node%s", withLabels(selector))
-	}
-	spec := vm.GetSpec()
-	return node.Pick(others, spec, node.Demand{MilliCPU: o.record.MilliCPU, MemoryBytes: o.record.MemoryBytes}, used, nil)
-}
-
-func withLabels(selector map[string]string) string {
-	if len(selector) == 0 {
-		return " for VMs of its class"
-	}
-	return " with " + labels.Set(maps.Clone(selector)).String()
+	return world.Without(guest.UID()).Place(guest.Only(selector), nil)
 }
 
 // prepareTarget plugs the VM in at its target, and makes the process there.

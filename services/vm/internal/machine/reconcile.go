@@ -15,9 +15,10 @@ import (
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile"
+	"orlop.dev/kit/resource"
 	"orlop.dev/services/vm/internal/class"
 	"orlop.dev/services/vm/internal/migration"
-	"orlop.dev/services/vm/internal/node"
+	"orlop.dev/services/vm/internal/placement"
 	"orlop.dev/services/vm/internal/power"
 )
 
@@ -43,7 +44,13 @@ type Reconciler struct {
 	// Overhead is what running a VM takes beside its memory, in bytes.
 	Overhead func(*vmv1.VirtualMachineSpec) int64
 	Power    *power.Store
-	Nodes    []node.Node
+	// Survey finds what a placement depends on.
+	Survey *placement.Survey
+	// Relocations moves VMs whose nodes no longer fit; nil for none.
+	Relocations Relocations
+	// KeepOldQEMU leaves VMs where they are that an older QEMU runs than the
+	// installed one.
+	KeepOldQEMU bool
 	// Migrations moves what Engine runs, as Migration says.
 	Migrations migration.Engine
 	Migration  migration.Settings
@@ -52,6 +59,7 @@ type Reconciler struct {
 	watchdog migration.Watchdog
 	// placing makes choosing a node and writing it down one step.
 	placing sync.Mutex
+	waiting waiting
 }
 
 // observation is what one look at a VM found, and all that its status is made
@@ -80,6 +88,9 @@ type observation struct {
 
 	// Why the VM can't start; nil where nothing is in the way.
 	classProblem, sizingProblem, addressProblem, devicesProblem, provisioningProblem, startProblem *problem
+	// mustLeave says why the VM may not stay on its node, and what is done about it;
+	// empty where it may.
+	mustLeave string
 	// awaits is true where nothing is in the way but disks that are made once the
 	// VM is placed.
 	awaits bool
@@ -112,6 +123,7 @@ func (o *observation) startable() bool {
 // Reconcile implements reconcile.Reconciler.
 func (r *Reconciler) Reconcile(ctx context.Context, vm *vmv1.VirtualMachine) (reconcile.Result, error) {
 	o := new(observation)
+	r.waiting.remove(resource.KeyOf(vm))
 	if err := r.observe(ctx, vm, o); err != nil {
 		return reconcile.Result{}, err
 	}

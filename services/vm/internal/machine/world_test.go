@@ -21,6 +21,7 @@ import (
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/machine/machinetest"
 	"orlop.dev/services/vm/internal/node"
+	"orlop.dev/services/vm/internal/placement"
 	"orlop.dev/services/vm/internal/power"
 )
 
@@ -43,6 +44,7 @@ type world struct {
 	classes   map[string]*vmv1.VirtualMachineClass
 	power     *power.Store
 	attached  []machine.Attachment
+	nodes     []node.Node
 	now       time.Time
 	after     time.Duration
 }
@@ -65,9 +67,13 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 	w.r = &machine.Reconciler{
 		Classes: w, Devices: w.devices, Addresses: w.addresses, Attachments: w, Secrets: w.secrets, NonVolatile: w,
 		Overhead: func(*vmv1.VirtualMachineSpec) int64 { return 100 << 20 }, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
-		Nodes: node.Simulate([]string{"node-1", "node-2"}, node.Demand{MilliCPU: 8000, MemoryBytes: 8 * gib}),
-		Now:   func() time.Time { return w.now },
+		Survey: &placement.Survey{
+			Nodes: func(context.Context) ([]node.Node, error) { return w.nodes, nil }, Class: w.Class, Power: w.power,
+			Machines: func() ([]*vmv1.VirtualMachine, error) { return []*vmv1.VirtualMachine{w.vm}, nil },
+		},
+		Now: func() time.Time { return w.now },
 	}
+	w.nodes = node.Simulate([]string{"node-1", "node-2"}, node.Demand{MilliCPU: 8000, MemoryBytes: 8 * gib})
 	w.vm = newMachine("web")
 	return w
 }

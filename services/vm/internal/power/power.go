@@ -18,6 +18,8 @@ import (
 type Record struct {
 	record.Version
 
+	// UID is the VM's, written when it is placed.
+	UID string `json:"uid,omitempty"`
 	// On is what was last asked for: by an operation, or by the guest that
 	// powered itself off. Nil where nobody asked for anything yet.
 	On *bool `json:"on,omitempty"`

@@ -1,0 +1,64 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+)
+
+// retrySeconds is when an evicted VM is asked about again.
+const retrySeconds = 5
+
+// Evictions answers the eviction of a VM's Pod by moving the VM: the eviction is
+// refused for now, as by a PodDisruptionBudget, so that whoever drains a node
+// waits until the Pod has gone, which it does when the VM runs elsewhere.
+type Evictions struct {
+	Kube client.Reader
+	VMs  vmv1.NodeServiceClient
+}
+
+// Handle implements admission.Handler.
+func (e Evictions) Handle(ctx context.Context, request admission.Request) admission.Response {
+	pod := new(corev1.Pod)
+	err := e.Kube.Get(ctx, client.ObjectKey{Namespace: request.Namespace, Name: request.Name}, pod)
+	switch {
+	case apierrors.IsNotFound(err):
+		return admission.Allowed("") // the API says better that it is gone
+	case err != nil:
+		return admission.Errored(http.StatusInternalServerError, err)
+	}
+	name := pod.Labels[machineLabel]
+	if name == "" || pod.Labels[managedLabel] == "" || request.DryRun != nil && *request.DryRun {
+		return admission.Allowed("")
+	}
+	response, err := e.VMs.EvacuateNode(ctx, &vmv1.EvacuateNodeRequest{
+		Name: pod.Spec.NodeName, Only: &vmv1.GuestRef{Namespace: pod.Namespace, Name: name},
+	})
+	message := fmt.Sprintf("VM %s/%s has left, and its Pod goes.", pod.Namespace, name)
+	switch {
+	case err != nil:
+		message = "The vm service can't be asked now: " + fault.FromStatus(err).Error()
+	case len(response.GetGuests()) > 0:
+		message = fmt.Sprintf("VM %s/%s: %s", pod.Namespace, name, response.GetGuests()[0].GetMessage())
+	}
+	return later(message)
+}
+
+// later refuses in the way in which the API itself does until a disruption is
+// allowed.
+func later(message string) admission.Response {
+	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Result: &metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusTooManyRequests, Reason: metav1.StatusReasonTooManyRequests,
+		Message: message, Details: &metav1.StatusDetails{RetryAfterSeconds: retrySeconds},
+	}}}
+}

@@ -1,0 +1,112 @@
+package placement
+
+import (
+	"context"
+
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
+	"orlop.dev/services/vm/internal/node"
+	"orlop.dev/services/vm/internal/power"
+)
+
+// Survey finds the world as it is.
+type Survey struct {
+	Nodes func(ctx context.Context) ([]node.Node, error)
+	// Machines are all VMs, placed or not.
+	Machines func() ([]*vmv1.VirtualMachine, error)
+	Class    func(name string) (*vmv1.VirtualMachineClass, bool)
+	// Cluster is what else decides; nil where nobody tells.
+	Cluster func(ctx context.Context) (*node.Cluster, error)
+	Power   *power.Store
+}
+
+// World is the nodes and the VMs that are placed on them, by their records: a
+// place that is given counts at once.
+func (s *Survey) World(ctx context.Context) (*World, error) {
+	nodes, err := s.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	records, err := s.Power.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	machines, err := s.Machines()
+	if err != nil {
+		return nil, err
+	}
+	byUID := make(map[string]*vmv1.VirtualMachine, len(machines))
+	for _, vm := range machines {
+		byUID[vm.GetMetadata().GetUid()] = vm
+	}
+	var guests []*Guest
+	for _, record := range records {
+		if record.Node == "" {
+			continue
+		}
+		guest := s.guest(byUID[record.UID], record)
+		guests = append(guests, guest)
+		if m := record.Migration; m.Active() && m.Target != "" {
+			// It has room on both nodes until one of them is free.
+			there := *guest
+			there.Node = m.Target
+			guests = append(guests, &there)
+		}
+	}
+	cluster, err := s.cluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return New(nodes, guests, cluster.Namespaces), nil
+}
+
+func (s *Survey) cluster(ctx context.Context) (*node.Cluster, error) {
+	if s.Cluster == nil {
+		return new(node.Cluster), nil
+	}
+	return s.Cluster(ctx)
+}
+
+// Priority is the value of a VM's PriorityClass, which decides who is first to
+// look for room; nobody is turned off for another. Class NotReady for one that
+// does not exist. Without a Kubernetes API there are no classes, and all VMs are
+// alike.
+func (s *Survey) Priority(ctx context.Context, spec *vmv1.VirtualMachineSpec) (int32, error) {
+	cluster, err := s.cluster(ctx)
+	if err != nil {
+		return 0, err
+	}
+	name := spec.GetPriorityClassName()
+	value, known := cluster.Priorities[name]
+	switch {
+	case name == "" || len(cluster.Priorities) == 0:
+		return cluster.DefaultPriority, nil
+	case !known:
+		return 0, fault.New(fault.NotReady, "PodNotStarted", "no PriorityClass with name %s was found", name)
+	}
+	return value, nil
+}
+
+// Guest reads a VM, with the place and the size that its record gives it.
+func (s *Survey) Guest(vm *vmv1.VirtualMachine, record *power.Record) (*Guest, error) {
+	class, _ := s.Class(vm.GetSpec().GetVirtualMachineClassName())
+	g, err := Read(vm, class)
+	if err != nil {
+		return nil, err
+	}
+	g.Node = record.Node
+	g.Demand = node.Demand{MilliCPU: record.MilliCPU, MemoryBytes: record.MemoryBytes}
+	return g, nil
+}
+
+// guest is of a VM that runs. One whose rules can't be read, or that is not seen
+// yet, takes its room all the same.
+func (s *Survey) guest(vm *vmv1.VirtualMachine, record *power.Record) *Guest {
+	g, err := s.Guest(vm, record)
+	if err == nil {
+		return g
+	}
+	bare := &vmv1.VirtualMachine{Metadata: vm.GetMetadata()}
+	g, _ = s.Guest(bare, record) // without rules there is nothing to misread
+	return g
+}
