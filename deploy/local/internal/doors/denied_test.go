@@ -130,7 +130,7 @@ var refusals = map[string][]refusal{
 		{kind: "VirtualMachineOperation", patch: `type: null`, words: []string{"spec.type", "Required"}},
 		{kind: "VirtualMachineOperation", patch: `virtualMachineName: ""`, words: []string{"spec.virtualMachineName"}},
 		{kind: "VirtualMachineOperation", patch: `{type: Start, force: true}`, words: []string{"spec", "Start can't be forced"}},
-		{kind: "VirtualMachineOperation", patch: `{type: Migrate, force: true}`, words: []string{"spec", "Migrate can't be forced"}},
+		{kind: "VirtualMachineOperation", patch: `{type: Evict, migrate: {nodeSelector: {disktype: ssd}}}`, words: []string{"spec", "migrate can be given with type Migrate only"}},
 	},
 	"addresses": {
 		{kind: "VirtualMachineIPAddress", patch: `type: null`, words: []string{"spec.type", "Required"}},

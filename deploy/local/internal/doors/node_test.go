@@ -62,7 +62,7 @@ func (h *house) testDrain(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "VM default/ghost has left, and its Pod goes.") {
 		t.Errorf("the drain of a VM's Pod says %v", err)
 	}
-	if _, err := h.kubectl.try(t, "", "drain", "node-1", "--force", "--dry-run=server"); err != nil {
+	if _, err := h.kubectl.try(t, "", "drain", "node-1", "--force", "--dry-run=server", "--timeout="+deadline.String()); err != nil {
 		t.Errorf("a drain that only tries: %v", err)
 	}
 	h.kubectl.run(t, "delete", "pod", "ghost", "--force", "--grace-period=0")

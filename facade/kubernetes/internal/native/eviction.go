@@ -2,11 +2,14 @@ package native
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -38,7 +41,7 @@ func (e Evictions) Handle(ctx context.Context, request admission.Request) admiss
 		return admission.Errored(http.StatusInternalServerError, err)
 	}
 	name := pod.Labels[machineLabel]
-	if name == "" || pod.Labels[managedLabel] == "" || request.DryRun != nil && *request.DryRun {
+	if name == "" || pod.Labels[managedLabel] == "" || onlyTried(request) {
 		return admission.Allowed("")
 	}
 	response, err := e.VMs.EvacuateNode(ctx, &vmv1.EvacuateNodeRequest{
@@ -52,6 +55,19 @@ func (e Evictions) Handle(ctx context.Context, request admission.Request) admiss
 		message = fmt.Sprintf("VM %s/%s: %s", pod.Namespace, name, response.GetGuests()[0].GetMessage())
 	}
 	return later(message)
+}
+
+// onlyTried reports whether the eviction is a dry run: by the request's own
+// option, or by that of the deletion that it stands for, as kubectl asks.
+func onlyTried(request admission.Request) bool {
+	if request.DryRun != nil && *request.DryRun {
+		return true
+	}
+	eviction := new(policyv1.Eviction)
+	if err := json.Unmarshal(request.Object.Raw, eviction); err != nil || eviction.DeleteOptions == nil {
+		return false
+	}
+	return slices.Contains(eviction.DeleteOptions.DryRun, metav1.DryRunAll)
 }
 
 // later refuses in the way in which the API itself does until a disruption is
