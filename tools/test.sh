@@ -31,8 +31,8 @@ fast)
 	test_tools -short
 	;;
 all)
-	go test -tags "$tags" -timeout 20m "${all[@]}"
-	test_tools -timeout 20m
+	go test -tags "$tags" -timeout 40m "${all[@]}"
+	test_tools -timeout 40m
 	;;
 soak)
 	go test -tags "$tags,soak" -timeout 12h -run Soak "${all[@]}"
