@@ -211,7 +211,8 @@ func (u *user) testOperations() {
 	if got := u.kubectl("get", "vmip", "-o", "name"); strings.Count(got, "\n") != 1 {
 		u.t.Errorf("after stops and starts the addresses are\n%s", got)
 	}
-	if got := u.kubectl("get", "vmop"); strings.Count(got, "Completed") != 5 {
+	got := u.kubectl("get", "vmop", "--no-headers")
+	if done := strings.Count(got, "Completed"); done < 3 || done != strings.Count(strings.TrimSpace(got), "\n")+1 {
 		u.t.Errorf("the operations are\n%s", got)
 	}
 }
