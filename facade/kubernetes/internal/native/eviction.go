@@ -19,9 +19,6 @@ import (
 	"orlop.dev/kit/fault"
 )
 
-// retrySeconds is when an evicted VM is asked about again.
-const retrySeconds = 5
-
 // Evictions answers the eviction of a VM's Pod by moving the VM: the eviction is
 // refused for now, as by a PodDisruptionBudget, so that whoever drains a node
 // waits until the Pod has gone, which it does when the VM runs elsewhere.
@@ -71,10 +68,11 @@ func onlyTried(request admission.Request) bool {
 }
 
 // later refuses in the way in which the API itself does until a disruption is
-// allowed.
+// allowed. It names no time to wait: clients would repeat the request silently
+// instead of showing the message.
 func later(message string) admission.Response {
 	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Result: &metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusTooManyRequests, Reason: metav1.StatusReasonTooManyRequests,
-		Message: message, Details: &metav1.StatusDetails{RetryAfterSeconds: retrySeconds},
+		Message: message,
 	}}}
 }
