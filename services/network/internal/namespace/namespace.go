@@ -74,7 +74,7 @@ func (n *Namespace) Create() error {
 	if n.Exists() {
 		return nil
 	}
-	if err := os.MkdirAll(directory, 0o755); err != nil {
+	if err := share(directory); err != nil {
 		return fmt.Errorf("create network namespace %s: %w", n.name, err)
 	}
 	// Without O_EXCL: a file with nothing mounted on it is what a killed process left.
@@ -100,6 +100,31 @@ func (n *Namespace) Create() error {
 		return fmt.Errorf("create network namespace %s: %w", n.name, err)
 	}
 	return nil
+}
+
+// share makes the folder of names a shared mount, as ip-netns(8) does when it is first used. Names that were there before
+// that would be hidden under the mount, and could not be removed.
+func share(path string) error {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	// ip-netns takes this lock too; closing the folder gives it back.
+	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	err = unix.Mount("", path, "none", unix.MS_SHARED|unix.MS_REC, "")
+	if !errors.Is(err, unix.EINVAL) { // EINVAL: it is no mount yet.
+		return err
+	}
+	if err := unix.Mount(path, path, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	return unix.Mount("", path, "none", unix.MS_SHARED|unix.MS_REC, "")
 }
 
 // Delete takes the namespace's name away if Create gave it, and leaves any other namespace as it is. What is inside

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // serial tells the namespaces of this process's tests apart.
@@ -64,6 +65,24 @@ func TestCreateIsIdempotentAndRepairsWhatAKilledProcessLeft(t *testing.T) {
 		if !space.Exists() {
 			t.Fatal("doesn't exist after it was made")
 		}
+	}
+}
+
+func TestTheFolderOfNamesBecomesAMountOnce(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	path := t.TempDir()
+	for range 2 {
+		if err := share(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Unmount(path, 0); err != nil {
+		t.Fatalf("it is no mount: %v", err)
+	}
+	if err := unix.Unmount(path, 0); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("it was mounted twice: %v", err)
 	}
 }
 

@@ -22,10 +22,14 @@ import (
 // patient bounds what a crowded machine may take; tests that pass don't wait.
 const patient = 2 * time.Minute
 
-// fast is a migration that comes to its end soon, endless one that does not.
+// The guest writes 16 MiB over and over. fast comes to its end soon; slow does
+// after a round of some seconds; throttled only once the guest is slowed down,
+// which leaves fewer than its 13 MiB on the quickest host too; endless never.
 var (
-	fast    = Limits{Downtime: 2 * time.Second, Converge: true}
-	endless = Limits{Downtime: time.Millisecond, BytesPerSecond: 4 << 20}
+	fast      = Limits{Downtime: 2 * time.Second, Converge: true}
+	slow      = Limits{Downtime: 4 * time.Second, BytesPerSecond: 8 << 20, Converge: true}
+	throttled = Limits{Downtime: 1300 * time.Millisecond, BytesPerSecond: 10 << 20, Converge: true}
+	endless   = Limits{Downtime: time.Millisecond, BytesPerSecond: 4 << 20}
 )
 
 // mover is a machine that writes its memory, and moves.
@@ -280,7 +284,7 @@ func TestADaemonThatIsKilledInAMigrationGoesOn(t *testing.T) {
 		kill func(m *mover)
 		want TransferState
 	}{
-		"running":       {func(m *mover) { m.send(Limits{Downtime: time.Second, BytesPerSecond: 8 << 20, Converge: true}) }, TransferMoved},
+		"running":       {func(m *mover) { m.send(slow) }, TransferMoved},
 		"sent":          {func(m *mover) { m.completes() }, TransferMoved},
 		"exchanged":     {func(m *mover) { m.completes(); m.exchanged() }, TransferMoved},
 		"sent, no peer": {func(m *mover) { m.completes(); m.kill(m.peerOf(crashID)) }, TransferFailed},
@@ -348,13 +352,13 @@ func TestAMigrationConvergesIfItMaySlowTheGuestDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.works()
-	m.send(Limits{Downtime: time.Second, BytesPerSecond: 8 << 20, Converge: true})
-	throttled := 0
+	m.send(throttled)
+	slowed := 0
 	m.follows(func(at Transfer) bool {
-		throttled = max(throttled, at.ThrottlePercent)
+		slowed = max(slowed, at.ThrottlePercent)
 		return at.State == TransferMoved
 	})
-	if throttled == 0 {
+	if slowed == 0 {
 		t.Error("it came to its end by itself: this shows nothing")
 	}
 	m.works()

@@ -61,7 +61,7 @@ func TestKVMNeedsTheProcessorTheDeviceAndAGuestThatRuns(t *testing.T) {
 	}
 }
 
-// fake is a QEMU that speaks the interview only.
+// fake is a QEMU that gives the same answers whatever it is asked.
 func fake(t *testing.T, script string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qemu")
@@ -75,6 +75,8 @@ const fakeAnswers = `cat <<'END'
 {"QMP":{"version":{"qemu":{"major":7,"minor":2,"micro":22}}}}
 {"return":{}}
 {"return":[{"name":"pc-q35-7.2","alias":"q35"},{"name":"pc-i440fx-7.2","alias":"pc"}]}
+{"return":[{"name":"qemu64","unavailable-features":[]}]}
+{"return":{"model":{"name":"max","props":{"sse2":true}}}}
 {"return":{}}
 END
 `
