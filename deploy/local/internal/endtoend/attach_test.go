@@ -14,7 +14,7 @@ func (u *user) testAttach() {
 		u.kubectl("apply", "-f", filepath.Join(u.root, "examples", example))
 	}
 	u.waitFor(attachment, "{.status.phase}", "Attached")
-	u.waitFor("vm/linux-vm", "{.status.blockDeviceRefs[1].target}", "sdb")
+	u.waitFor("vm/linux-vm", `{.status.blockDeviceRefs[?(@.name=="blank-disk")].target}`, "sdb")
 	console := u.login()
 	defer console.close()
 	wantSize(console, 100)

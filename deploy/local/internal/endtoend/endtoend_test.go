@@ -197,7 +197,7 @@ func (u *user) testKill() {
 
 func (u *user) testChange() {
 	u.kubectl("patch", "vm", "linux-vm", "--type", "merge", "-p", `{"spec":{"cpu":{"cores":2}}}`)
-	u.waitFor("vm/linux-vm", "{.status.restartAwaitingChanges[0].path}", "cpu.cores")
+	u.waitFor("vm/linux-vm", "{.status.restartAwaitingChanges[*].path}", "cpu.cores")
 	u.orlop("restart", "linux-vm", "--wait")
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AwaitingRestartToApplyConfiguration")].status}`, "False")
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")

@@ -46,7 +46,7 @@ func (u *user) testSecretUser() {
 
 func (u *user) testSecretChanges() {
 	u.kubectl("patch", "secret", "cloud-init-example", "-p", `{"stringData":{"userData":"#cloud-config\n# hunter2\n"}}`)
-	u.waitFor("vm/linux-vm", "{.status.restartAwaitingChanges[0].path}", "provisioning.userDataRef")
+	u.waitFor("vm/linux-vm", "{.status.restartAwaitingChanges[*].path}", "provisioning.userDataRef")
 	told := u.kubectl("get", "vm,events", "-o", "yaml")
 	if log, err := exec.Command("grep", "-rl", "hunter2", u.home, "--include=*.log", "--include=*.json").Output(); err == nil {
 		u.t.Errorf("the content is in %s", log)
