@@ -128,6 +128,20 @@ func (c *Collection[T]) All(namespace string, selector labels.Selector) ([]T, er
 	return all, nil
 }
 
+// Each visits the objects of a namespace (empty: of all), as the copy has them
+// now. It is All without the copying: nobody may change what it shows. Two sights
+// of an object that are the same pointer are of the same state.
+func (c *Collection[T]) Each(namespace string, visit func(T)) error {
+	if err := c.replica.ready(); err != nil {
+		return err
+	}
+	items, _, _ := c.replica.selected(namespace, nil)
+	for _, object := range items {
+		visit(object)
+	}
+	return nil
+}
+
 func (c *Collection[T]) notFound(key Key) error {
 	return fault.New(fault.NotFound, ReasonNotFound, "%s.%s %q not found", c.kind.Plural, c.kind.Group, key.Name)
 }

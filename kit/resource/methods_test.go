@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
@@ -21,6 +22,7 @@ type methods struct {
 	*resource.Collection[*diskv1.VirtualDisk]
 	client *resource.Client[*diskv1.VirtualDisk]
 	raw    diskv1.VirtualDiskServiceClient
+	conn   grpc.ClientConnInterface
 }
 
 func startMethods(t *testing.T, opts resource.MethodOptions[*diskv1.VirtualDisk], finalizers ...string) methods {
@@ -28,7 +30,7 @@ func startMethods(t *testing.T, opts resource.MethodOptions[*diskv1.VirtualDisk]
 	opts.Collection = startCollection(t, etcdtest.Start(t), resource.Options{Finalizers: finalizers})
 	opts.Schema = diskSchema(t)
 	conn := serveDisks(t, opts)
-	return methods{opts.Collection, diskClient(t, conn), diskv1.NewVirtualDiskServiceClient(conn)}
+	return methods{opts.Collection, diskClient(t, conn), diskv1.NewVirtualDiskServiceClient(conn), conn}
 }
 
 func wantFault(t *testing.T, err error, class fault.Class, reason string) {

@@ -29,6 +29,7 @@ type Mirror[T Object] struct {
 
 	mu      sync.Mutex
 	objects map[Key]T
+	held    held
 	// deleted holds the versions of what was deleted by a response, until the
 	// watch has told it: older news must not bring it back.
 	deleted map[Key]string
@@ -46,7 +47,7 @@ type Mirror[T Object] struct {
 func NewMirror[T Object](client *Client[T], opts MirrorOptions[T]) *Mirror[T] {
 	m := &Mirror[T]{
 		handler: opts.Handler, log: opts.Logger,
-		objects: map[Key]T{}, deleted: map[Key]string{},
+		objects: map[Key]T{}, held: held{}, deleted: map[Key]string{},
 		synced: make(chan struct{}),
 	}
 	if m.handler == nil {

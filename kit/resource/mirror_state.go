@@ -24,10 +24,10 @@ func (m *Mirror[T]) take(obj T) {
 	case Gone(obj):
 		m.bury(key, obj)
 	case had:
-		m.objects[key] = obj
+		m.put(key, obj)
 		m.tell(Modified, obj)
 	default:
-		m.objects[key] = obj
+		m.put(key, obj)
 		m.tell(Added, obj)
 	}
 }
@@ -35,8 +35,7 @@ func (m *Mirror[T]) take(obj T) {
 // bury forgets an object whose last state is last, if it was known, and remembers
 // when it went.
 func (m *Mirror[T]) bury(key Key, last T) {
-	_, had := m.objects[key]
-	delete(m.objects, key)
+	had := m.drop(key)
 	m.deleted[key] = last.GetMetadata().GetResourceVersion()
 	if had {
 		m.tell(Deleted, last)
@@ -60,6 +59,7 @@ func (m *Mirror[T]) meet(store string) bool {
 		return false
 	}
 	clear(m.objects)
+	clear(m.held)
 	clear(m.deleted)
 	again := m.version != ""
 	m.version, m.whole = "", false
@@ -84,7 +84,7 @@ func (m *Mirror[T]) retain(told map[Key]bool, v string) {
 		if told[key] || Newer(obj.GetMetadata().GetResourceVersion(), v) {
 			continue
 		}
-		delete(m.objects, key)
+		m.drop(key)
 		m.tell(Deleted, obj)
 	}
 }

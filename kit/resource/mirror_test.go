@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -80,6 +81,48 @@ func TestMirrorFollowsItsKind(t *testing.T) {
 	if m.Store() != c.StoreID() {
 		t.Errorf("store %q, want %q", m.Store(), c.StoreID())
 	}
+}
+
+func TestMirrorFindsWhatAHolderHas(t *testing.T) {
+	serving := startHolding(t)
+	for _, name := range []string{"a", "b", "c"} {
+		create(t, serving.Collection, name)
+	}
+	m := startMirror(t, serving.conn)
+	has := func(uid string, want ...string) {
+		t.Helper()
+		var names []string
+		for _, disk := range m.HeldBy(uid) {
+			names = append(names, disk.GetMetadata().GetName())
+		}
+		if !slices.Equal(names, want) {
+			t.Errorf("%s has %v, want %v", uid, names, want)
+		}
+	}
+	claim := func(name, uid string) {
+		t.Helper()
+		if err := m.Client().Claim(t.Context(), key(name), holder(uid), &diskv1.Volume{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has("vm1")
+	m.want(t, "Added a", "Added b", "Added c", "Bookmark")
+	claim("b", "vm1")
+	claim("a", "vm1")
+	claim("c", "vm2")
+	m.want(t, "Modified b", "Modified a", "Modified c")
+	has("vm1", "a", "b")
+	has("vm2", "c")
+	if err := m.Client().Release(t.Context(), key("a"), "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	m.want(t, "Modified a")
+	has("vm1", "b")
+	if err := m.Client().Release(t.Context(), key("b"), "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	m.want(t, "Modified b")
+	has("vm1")
 }
 
 // A response must count at once: the watch may tell it late, or first.

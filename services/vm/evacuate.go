@@ -23,7 +23,7 @@ func (s *Service) EvacuateNode(ctx context.Context, request *vmv1.EvacuateNodeRe
 	if !slices.ContainsFunc(nodes, func(n node.Node) bool { return n.Name == request.GetName() }) {
 		return nil, fault.New(fault.NotFound, resource.ReasonNotFound, "node %q not found", request.GetName())
 	}
-	machines, err := s.allMachines()
+	machines, err := s.machines.All("", nil)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"orlop.dev/services/vm/internal/attachment"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/operation"
+	"orlop.dev/services/vm/internal/peer"
 )
 
 // followPause keeps a watch that fails at once from turning hot.
@@ -48,18 +49,11 @@ func (s *Service) classUsers(name string) int {
 	return count
 }
 
-func (s *Service) allMachines() ([]*vmv1.VirtualMachine, error) { return s.machines.All("", nil) }
-
-// eachMachine visits the VMs of a namespace, of all where it is empty. Before
-// the copy is complete there are none: the loops will see every VM anyway.
+// eachMachine visits the VMs of a namespace, of all where it is empty, which
+// nobody may change. Before the copy is complete there are none: the loops will
+// see every VM anyway.
 func (s *Service) eachMachine(namespace string, visit func(*vmv1.VirtualMachine)) {
-	machines, err := s.machines.All(namespace, nil)
-	if err != nil {
-		return
-	}
-	for _, vm := range machines {
-		visit(vm)
-	}
+	_ = s.machines.Each(namespace, visit)
 }
 
 // diskDevice is the ID of a disk's device.
@@ -114,13 +108,7 @@ func (s *Service) allAttachments(namespace string) ([]*vmv1.VirtualMachineBlockD
 }
 
 func (s *Service) eachAttachment(namespace string, visit func(*vmv1.VirtualMachineBlockDeviceAttachment)) {
-	all, err := s.allAttachments(namespace)
-	if err != nil {
-		return
-	}
-	for _, a := range all {
-		visit(a)
-	}
+	_ = s.attachments.Each(namespace, visit)
 }
 
 // attachmentChanged wakes its VM, and the attachments that wait for it: those of
@@ -134,11 +122,11 @@ func (s *Service) attachmentChanged(changed *vmv1.VirtualMachineBlockDeviceAttac
 	})
 }
 
-// addressChanged wakes the VM that has an address, or might get it.
+// addressChanged wakes the VM whose address it is, or might be.
 func (s *Service) addressChanged(_ string, key resource.Key) {
 	s.eachMachine(key.Namespace, func(vm *vmv1.VirtualMachine) {
 		named := vm.GetSpec().GetVirtualMachineIpAddressName()
-		if named == key.Name || named == "" {
+		if named == key.Name || named == "" && peer.OwnName(vm.GetMetadata()) == key.Name {
 			s.machines.loop.Trigger(resource.KeyOf(vm))
 		}
 	})
@@ -156,27 +144,21 @@ func (s *Service) secretChanged(key resource.Key) {
 // machineChanged wakes the operations and attachments that wait for a VM, and the classes that
 // wait for their last one.
 func (s *Service) machineChanged(vm *vmv1.VirtualMachine) {
-	if classes, err := s.classes.All("", nil); err == nil {
-		for _, class := range classes {
-			if resource.Terminating(class) {
-				s.classes.loop.Trigger(resource.KeyOf(class))
-			}
+	_ = s.classes.Each("", func(class *vmv1.VirtualMachineClass) {
+		if resource.Terminating(class) {
+			s.classes.loop.Trigger(resource.KeyOf(class))
 		}
-	}
+	})
 	s.eachAttachment(vm.GetMetadata().GetNamespace(), func(a *vmv1.VirtualMachineBlockDeviceAttachment) {
 		if attachment.MachineOf(a) == resource.KeyOf(vm) {
 			s.attachments.loop.Trigger(resource.KeyOf(a))
 		}
 	})
-	all, err := s.allOperations(vm.GetMetadata().GetNamespace())
-	if err != nil {
-		return
-	}
-	for _, op := range all {
+	_ = s.operations.Each(vm.GetMetadata().GetNamespace(), func(op *vmv1.VirtualMachineOperation) {
 		if op.GetSpec().GetVirtualMachineName() == vm.GetMetadata().GetName() && !operation.Finished(op) {
 			s.operations.loop.Trigger(resource.KeyOf(op))
 		}
-	}
+	})
 }
 
 // classChanged wakes the VMs of a class.

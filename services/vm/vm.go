@@ -181,7 +181,7 @@ func (s *Service) keep(opts Options) error {
 	records := power.NewStore(opts.Etcd, opts.Prefix)
 	processor := processorOf(s.host)
 	s.survey = &placement.Survey{
-		Nodes: s.nodes.All, Machines: s.allMachines, Class: s.Class, Cluster: s.nodes.Cluster, Power: records,
+		Nodes: s.nodes.All, Machines: func(visit func(*vmv1.VirtualMachine)) error { return s.machines.Each("", visit) }, Class: s.Class, Cluster: s.nodes.Cluster, Power: records,
 	}
 	s.mover = &relocation.Mover{Operations: s.allOperations, Create: s.createOperation, Now: time.Now}
 	s.rules = &machine.Reconciler{
@@ -306,6 +306,7 @@ func (s *Service) lead(ctx context.Context) error {
 	if s.secrets != nil {
 		group.Go(func() error { return s.secrets.Run(ctx) })
 	}
+	group.Go(func() error { return s.survey.Power.Follow(ctx) })
 	group.Go(func() error { return s.classes.loop.Run(ctx) })
 	group.Go(func() error { return s.operations.loop.Run(ctx) })
 	group.Go(func() error { return s.quiesce.Run(ctx) })

@@ -26,6 +26,9 @@ func (v *Version) version() *Version { return v }
 // Exists reports whether the record was there when it was read, or was written.
 func (v *Version) Exists() bool { return v.revision > 0 }
 
+// Same reports whether both are of the same written state.
+func (v *Version) Same(other *Version) bool { return v.revision > 0 && v.revision == other.revision }
+
 // Record is a pointer to a struct that embeds Version.
 type Record[T any] interface {
 	*T
@@ -34,8 +37,9 @@ type Record[T any] interface {
 
 // Store keeps records of one type below a prefix.
 type Store[T any, R Record[T]] struct {
-	client *clientv3.Client
-	prefix string
+	client  *clientv3.Client
+	prefix  string
+	replica replica[R]
 }
 
 // New returns the records below a prefix, which ends in a slash.
@@ -55,8 +59,12 @@ func (s *Store[T, R]) Get(ctx context.Context, key string) (R, error) {
 	return decode[T, R](response.Kvs[0].Key, response.Kvs[0].Value, response.Kvs[0].ModRevision)
 }
 
-// All returns all records, in the order of their keys.
+// All returns all records, in the order of their keys. Nobody may change them:
+// where they are followed, others have them too.
 func (s *Store[T, R]) All(ctx context.Context) ([]R, error) {
+	if records, complete := s.replica.all(); complete {
+		return records, nil
+	}
 	response, err := s.client.Get(ctx, s.prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, resource.Unavailable(err)
@@ -100,6 +108,9 @@ func (s *Store[T, R]) Put(ctx context.Context, key string, record R) error {
 		return fault.New(fault.Stale, ReasonChanged, "the record of %s was changed at the same time", key)
 	}
 	version.revision = response.Header.Revision
+	if s.replica.follows() {
+		return s.wrote(key, text, version.revision)
+	}
 	return nil
 }
 
@@ -119,8 +130,12 @@ func (s *Store[T, R]) Change(ctx context.Context, key string, change func(R)) er
 
 // Delete forgets a record. Idempotent.
 func (s *Store[T, R]) Delete(ctx context.Context, key string) error {
-	if _, err := s.client.Delete(ctx, s.prefix+key); err != nil {
+	response, err := s.client.Delete(ctx, s.prefix+key)
+	if err != nil {
 		return resource.Unavailable(err)
+	}
+	if response.Deleted > 0 {
+		s.replica.see(entry[R]{key: key, revision: response.Header.Revision, absent: true}, false)
 	}
 	return nil
 }

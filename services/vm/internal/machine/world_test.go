@@ -69,7 +69,7 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 		Overhead: func(*vmv1.VirtualMachineSpec) int64 { return 100 << 20 }, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
 		Survey: &placement.Survey{
 			Nodes: func(context.Context) ([]node.Node, error) { return w.nodes, nil }, Class: w.Class, Power: w.power,
-			Machines: func() ([]*vmv1.VirtualMachine, error) { return []*vmv1.VirtualMachine{w.vm}, nil },
+			Machines: func(visit func(*vmv1.VirtualMachine)) error { visit(proto.CloneOf(w.vm)); return nil },
 		},
 		Now: func() time.Time { return w.now },
 	}

@@ -48,16 +48,16 @@ func (a *Addresses) Find(vm *vmv1.VirtualMachine, name string) *networkv1.Virtua
 		}
 		return address
 	}
-	address, found := a.mirror.Get(resource.Key{Namespace: meta.GetNamespace(), Name: ownName(meta)})
+	address, found := a.mirror.Get(resource.Key{Namespace: meta.GetNamespace(), Name: OwnName(meta)})
 	if !found || address.GetMetadata().GetLabels()[machineLabel] != meta.GetUid() {
 		return nil
 	}
 	return address
 }
 
-// ownName is the name of the address that is made for a VM: the same each time,
+// OwnName is the name of the address that is made for a VM: the same each time,
 // so that a repeated Make makes no second one.
-func ownName(machine *metav1.ObjectMeta) string {
+func OwnName(machine *metav1.ObjectMeta) string {
 	sum := sha256.Sum256([]byte(machine.GetUid()))
 	return machine.GetName() + "-" + hex.EncodeToString(sum[:])[:suffixLength]
 }
@@ -68,7 +68,7 @@ func (a *Addresses) Make(ctx context.Context, vm *vmv1.VirtualMachine) error {
 	controller := true
 	address := resource.New[*networkv1.VirtualMachineIPAddress](a.mirror.Client().Kind())
 	address.Metadata = &metav1.ObjectMeta{
-		Name: ownName(meta), Namespace: meta.GetNamespace(),
+		Name: OwnName(meta), Namespace: meta.GetNamespace(),
 		Labels: map[string]string{machineLabel: meta.GetUid()},
 		OwnerReferences: []*metav1.OwnerReference{{
 			ApiVersion: vm.GetApiVersion(), Kind: vm.GetKind(), Name: meta.GetName(), Uid: meta.GetUid(), Controller: &controller,
@@ -84,15 +84,7 @@ func (a *Addresses) Make(ctx context.Context, vm *vmv1.VirtualMachine) error {
 
 // Held implements machine.Addresses.
 func (a *Addresses) Held(holder *metav1.Holder) []*networkv1.VirtualMachineIPAddress {
-	var held []*networkv1.VirtualMachineIPAddress
-	for _, address := range a.mirror.List(holder.GetNamespace(), nil) {
-		for _, h := range address.GetMetadata().GetHolders() {
-			if h.GetUid() == holder.GetUid() {
-				held = append(held, address)
-			}
-		}
-	}
-	return held
+	return a.mirror.HeldBy(holder.GetUid())
 }
 
 // Claim implements machine.Addresses.

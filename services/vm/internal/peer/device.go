@@ -177,10 +177,10 @@ func (d *Devices) Release(ctx context.Context, ref *vmv1.BlockDeviceRef, holder 
 
 // Held implements machine.Devices.
 func (d *Devices) Held(holder *metav1.Holder) []machine.HeldDevice {
-	namespace, uid := holder.GetNamespace(), holder.GetUid()
-	held := heldOf(d.disks.List(namespace, nil), vmv1.BlockDeviceKind_VirtualDisk, uid)
-	held = append(held, heldOf(d.images.List(namespace, nil), vmv1.BlockDeviceKind_VirtualImage, uid)...)
-	return append(held, heldOf(d.cluster.List("", nil), vmv1.BlockDeviceKind_ClusterVirtualImage, uid)...)
+	uid := holder.GetUid()
+	held := heldOf(d.disks.HeldBy(uid), vmv1.BlockDeviceKind_VirtualDisk, uid)
+	held = append(held, heldOf(d.images.HeldBy(uid), vmv1.BlockDeviceKind_VirtualImage, uid)...)
+	return append(held, heldOf(d.cluster.HeldBy(uid), vmv1.BlockDeviceKind_ClusterVirtualImage, uid)...)
 }
 
 func heldOf[T resource.Object](objects []T, kind vmv1.BlockDeviceKind_Value, uid string) []machine.HeldDevice {

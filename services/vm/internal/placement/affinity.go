@@ -98,7 +98,7 @@ func (w *World) apart(g *Guest, n *corev1.Node) string {
 			return fmt.Sprintf("is near VM %s (%s), from which virtualMachineAndPodAntiAffinity keeps this one", other.Name(), t.topologyKey)
 		}
 	}
-	for _, other := range w.Guests {
+	for _, other := range w.averse {
 		for _, t := range other.antiAffinity {
 			if w.beside(n, other, t.topologyKey) && w.matches(t, g) {
 				return fmt.Sprintf("is near VM %s (%s), whose virtualMachineAndPodAntiAffinity keeps this one away", other.Name(), t.topologyKey)
@@ -146,11 +146,18 @@ func (w *World) anywhere(g *Guest, means func(*Guest) bool) bool {
 // counts for those that it means: the scheduler's default.
 const hardAffinityWeight = 1
 
+// choosy reports whether a VM prefers some neighbours to others.
+func (g *Guest) choosy() bool { return len(g.preferredAffinity)+len(g.preferredAntiAffinity) > 0 }
+
 // liking is how much n is preferred for its neighbours: by g's own preferred
 // terms, and by theirs.
 func (w *World) liking(g *Guest, n *corev1.Node) int64 {
+	others := w.choosy
+	if g.choosy() {
+		others = w.Guests
+	}
 	var sum int64
-	for _, other := range w.Guests {
+	for _, other := range others {
 		count := func(terms []term, means *Guest, factor int64) {
 			for _, t := range terms {
 				if w.beside(n, other, t.topologyKey) && w.matches(t, means) {

@@ -3,7 +3,7 @@
 // a library for it, and by the documented semantics of the API where there is
 // none: https://kubernetes.io/docs/concepts/scheduling-eviction/.
 //
-// It must not know how a VM is run, nor remember anything.
+// It must not know how a VM is run.
 package placement
 
 import (

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"context"
+	"sync"
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
@@ -9,15 +10,28 @@ import (
 	"orlop.dev/services/vm/internal/power"
 )
 
-// Survey finds the world as it is.
+// Survey finds the world as it is. It remembers what it read of VMs, so that one
+// more look costs little.
 type Survey struct {
 	Nodes func(ctx context.Context) ([]node.Node, error)
-	// Machines are all VMs, placed or not.
-	Machines func() ([]*vmv1.VirtualMachine, error)
+	// Machines shows all VMs, placed or not, and the same pointer for as long as a
+	// VM is the same.
+	Machines func(visit func(*vmv1.VirtualMachine)) error
 	Class    func(name string) (*vmv1.VirtualMachineClass, bool)
 	// Cluster is what else decides; nil where nobody tells.
 	Cluster func(ctx context.Context) (*node.Cluster, error)
 	Power   *power.Store
+
+	mu   sync.Mutex
+	read map[string]*reading // by UID
+}
+
+// reading is a placed VM, and what it was read from.
+type reading struct {
+	vm      *vmv1.VirtualMachine
+	classed string // version of its class
+	record  *power.Record
+	guest   *Guest
 }
 
 // World is the nodes and the VMs that are placed on them, by their records: a
@@ -31,33 +45,62 @@ func (s *Survey) World(ctx context.Context) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
-	machines, err := s.Machines()
-	if err != nil {
-		return nil, err
-	}
-	byUID := make(map[string]*vmv1.VirtualMachine, len(machines))
-	for _, vm := range machines {
-		byUID[vm.GetMetadata().GetUid()] = vm
-	}
-	var guests []*Guest
-	for _, record := range records {
-		if record.Node == "" {
-			continue
-		}
-		guest := s.guest(byUID[record.UID], record)
-		guests = append(guests, guest)
-		if m := record.Migration; m.Active() && m.Target != "" {
-			// It has room on both nodes until one of them is free.
-			there := *guest
-			there.Node = m.Target
-			guests = append(guests, &there)
-		}
-	}
 	cluster, err := s.cluster(ctx)
 	if err != nil {
 		return nil, err
 	}
+	guests, err := s.guests(records)
+	if err != nil {
+		return nil, err
+	}
 	return New(nodes, guests, cluster.Namespaces), nil
+}
+
+// guests are the VMs that are placed.
+func (s *Survey) guests(records []*power.Record) ([]*Guest, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	byUID := make(map[string]*vmv1.VirtualMachine, len(records))
+	if err := s.Machines(func(vm *vmv1.VirtualMachine) { byUID[vm.GetMetadata().GetUid()] = vm }); err != nil {
+		return nil, err
+	}
+	guests := make([]*Guest, 0, len(records))
+	classes := map[string]string{} // versions by name
+	now := make(map[string]*reading, len(records))
+	for _, record := range records {
+		if record.Node == "" {
+			continue
+		}
+		next := &reading{vm: byUID[record.UID], record: record}
+		next.classed = s.version(classes, next.vm.GetSpec().GetVirtualMachineClassName())
+		if old := s.read[record.UID]; old != nil && old.vm == next.vm && old.classed == next.classed && old.record.Same(&record.Version) {
+			next = old
+		} else {
+			next.guest = s.guest(next.vm, record)
+		}
+		now[record.UID] = next
+		guests = append(guests, next.guest)
+		if m := record.Migration; m.Active() && m.Target != "" {
+			// It has room on both nodes until one of them is free.
+			there := *next.guest
+			there.Node = m.Target
+			guests = append(guests, &there)
+		}
+	}
+	s.read = now
+	return guests, nil
+}
+
+// version tells one state of a class from another; known are those that were
+// looked up.
+func (s *Survey) version(known map[string]string, name string) string {
+	version, found := known[name]
+	if !found {
+		class, _ := s.Class(name)
+		version = class.GetMetadata().GetUid() + class.GetMetadata().GetResourceVersion()
+		known[name] = version
+	}
+	return version
 }
 
 func (s *Survey) cluster(ctx context.Context) (*node.Cluster, error) {

@@ -28,6 +28,9 @@ type World struct {
 	nodes map[string]*corev1.Node
 	used  map[string]node.Demand
 	count map[string]int
+	// averse are the guests that keep others away, choosy those that like or dislike
+	// neighbours: few.
+	averse, choosy []*Guest
 }
 
 // New returns a world of nodes and the VMs on them.
@@ -42,6 +45,12 @@ func New(nodes []node.Node, guests []*Guest, namespaces map[string]map[string]st
 	for _, g := range guests {
 		w.used[g.Node] = w.used[g.Node].Add(g.Demand)
 		w.count[g.Node]++
+		if len(g.antiAffinity) > 0 {
+			w.averse = append(w.averse, g)
+		}
+		if g.choosy() || len(g.affinity) > 0 {
+			w.choosy = append(w.choosy, g)
+		}
 	}
 	return w
 }
