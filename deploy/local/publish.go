@@ -18,7 +18,7 @@ func (d *daemon) startProxy(ctx context.Context) (string, error) {
 		return "none: guests have QEMU's own network, which Services can't lead into", nil
 	}
 	if _, err := exec.LookPath("nft"); err != nil {
-		return "none: nft is not installed (make setup)", nil
+		return "none: nft is not installed (make setup)", nil //nolint:nilerr // It works without, and says so.
 	}
 	options := kubernetes.Proxy{
 		Namespace: d.home.NetworkNamespace(), Node: nodeNames(1)[0], Address: d.gateway,

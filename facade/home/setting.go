@@ -176,48 +176,61 @@ func (s *Settings) Read(fs *pflag.FlagSet) error {
 
 // Validate says what is wrong with the settings, all of it at once.
 func (s Settings) Validate() error {
-	var problems []error
-	refuse := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	return errors.Join(s.validateMachines(), s.validateNetworks())
+}
+
+func (s Settings) validateMachines() error {
+	var problems problems
 	if !slices.Contains([]string{KubernetesLocal, KubernetesNone}, s.Kubernetes) {
-		refuse("--kubernetes=%s: must be local or none", s.Kubernetes)
-	}
-	if !slices.Contains([]string{NetworkAuto, NetworkTap, NetworkUser}, s.NetworkMode) {
-		refuse("--network=%s: must be tap, user or auto", s.NetworkMode)
+		problems.add("--kubernetes=%s: must be local or none", s.Kubernetes)
 	}
 	if s.Nodes < 1 {
-		refuse("--nodes=%d: must be at least 1", s.Nodes)
+		problems.add("--nodes=%d: must be at least 1", s.Nodes)
 	}
 	if s.CPUOvercommit <= 0 || s.MemoryOvercommit <= 0 {
-		refuse("--cpu-overcommit and --memory-overcommit must be above 0")
+		problems.add("--cpu-overcommit and --memory-overcommit must be above 0")
 	}
 	if s.DiskOvercommit < 0 {
-		refuse("--disk-overcommit=%g: must not be below 0", s.DiskOvercommit)
+		problems.add("--disk-overcommit=%g: must not be below 0", s.DiskOvercommit)
 	}
 	if _, err := s.MigrationBytesPerSecond(); err != nil {
-		refuse("--migration-bandwidth=%s: must be a quantity of bytes, such as 640Mi, or 0", s.MigrationBandwidth)
+		problems.add("--migration-bandwidth=%s: must be a quantity of bytes, such as 640Mi, or 0", s.MigrationBandwidth)
 	}
 	if s.MigrationProgressTimeout <= 0 || s.MigrationCompletionTimeout <= 0 {
-		refuse("--migration-progress-timeout and --migration-completion-timeout must be above 0")
-	}
-	if _, err := Prefixes(s.VirtualMachineCIDRs); err != nil {
-		refuse("--virtual-machine-cidrs: %w", err)
-	} else if len(s.VirtualMachineCIDRs) == 0 {
-		refuse("--virtual-machine-cidrs: at least one network is needed")
-	}
-	if _, err := s.NodePorts(); err != nil {
-		refuse("--publish-address: %w", err)
-	}
-	if _, err := s.LoadBalancers(); err != nil {
-		refuse("--load-balancer-cidr: %w", err)
-	}
-	if s.IngressHTTPPort == 0 || s.IngressHTTPSPort == 0 || s.IngressHTTPPort == s.IngressHTTPSPort {
-		refuse("--ingress-http-port and --ingress-https-port must be two ports")
+		problems.add("--migration-progress-timeout and --migration-completion-timeout must be above 0")
 	}
 	if _, err := Prefixes(s.AllowImageSources); err != nil {
-		refuse("--allow-image-source: %w", err)
+		problems.add("--allow-image-source: %w", err)
 	}
 	return errors.Join(problems...)
 }
+
+func (s Settings) validateNetworks() error {
+	var problems problems
+	if !slices.Contains([]string{NetworkAuto, NetworkTap, NetworkUser}, s.NetworkMode) {
+		problems.add("--network=%s: must be tap, user or auto", s.NetworkMode)
+	}
+	if _, err := Prefixes(s.VirtualMachineCIDRs); err != nil {
+		problems.add("--virtual-machine-cidrs: %w", err)
+	} else if len(s.VirtualMachineCIDRs) == 0 {
+		problems.add("--virtual-machine-cidrs: at least one network is needed")
+	}
+	if _, err := s.NodePorts(); err != nil {
+		problems.add("--publish-address: %w", err)
+	}
+	if _, err := s.LoadBalancers(); err != nil {
+		problems.add("--load-balancer-cidr: %w", err)
+	}
+	if s.IngressHTTPPort == 0 || s.IngressHTTPSPort == 0 || s.IngressHTTPPort == s.IngressHTTPSPort {
+		problems.add("--ingress-http-port and --ingress-https-port must be two ports")
+	}
+	return errors.Join(problems...)
+}
+
+// problems are what is wrong with the settings.
+type problems []error
+
+func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Errorf(format, args...)) }
 
 // MigrationBytesPerSecond is MigrationBandwidth as a number.
 func (s Settings) MigrationBytesPerSecond() (int64, error) {

@@ -108,7 +108,7 @@ func (s *Store[T, R]) Follow(ctx context.Context) error {
 	defer s.replica.end()
 	for {
 		if err := s.follow(ctx, pause); ctx.Err() != nil || err == nil {
-			return nil //nolint:nilerr // The end of ctx is how it ends.
+			return nil // the end of ctx is how it ends
 		}
 		s.replica.end()
 		select {

@@ -57,7 +57,8 @@ func (u *user) bootID() string {
 	console.send("cat /proc/sys/kernel/random/boot_id\n")
 	said := console.expect(`cloud@linux-vm:~$ `)
 	console.send("exit\n")
-	return strings.TrimSpace(said[strings.Index(said, "\n"):])
+	_, answer, _ := strings.Cut(said, "\n")
+	return strings.TrimSpace(answer)
 }
 
 // watch runs `kubectl get -w` until the returned function is called, which gives

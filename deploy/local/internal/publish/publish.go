@@ -98,7 +98,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	p.events = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
 	defer p.doors.close()
 	if err := p.watched.start(ctx); err != nil {
-		return nil //nolint:nilerr // ctx ended
+		return nil // ctx ended
 	}
 	tick := time.NewTicker(again)
 	defer tick.Stop()

@@ -130,7 +130,7 @@ func (p *Publisher) balance(service *corev1.Service) (at netip.Addr, problem str
 		return at, "There are no addresses for load balancers: orlop up --load-balancer-cidr names some."
 	}
 	var wish netip.Addr
-	//nolint:staticcheck // Deprecated, and still what a user knows for asking for an address.
+	// Deprecated, and still what a user knows for asking for an address.
 	if text := service.Spec.LoadBalancerIP; text != "" {
 		asked, err := netip.ParseAddr(text)
 		if err != nil || !p.options.LoadBalancers.Contains(asked) {

@@ -144,13 +144,14 @@ func (r *Reconciler) giveBack(ctx context.Context, disk *diskv1.VirtualDisk, o *
 		return fmt.Errorf("source in the record: %w", err)
 	}
 	var err error
-	if ref := taken.GetObjectRef(); isSnapshot(ref) && r.Snapshots == nil {
+	switch ref := taken.GetObjectRef(); {
+	case isSnapshot(ref) && r.Snapshots == nil:
 		return fault.New(fault.NotReady, reasonSnapshotNotReady, "there is no snapshot service to give %s back to", describe(ref))
-	} else if isSnapshot(ref) {
+	case isSnapshot(ref):
 		err = r.Snapshots.Release(ctx, ref.GetName(), holderOf(disk))
-	} else if taken.GetType() == imagev1.DataSourceType_ObjectRef {
+	case taken.GetType() == imagev1.DataSourceType_ObjectRef:
 		err = r.Images.Release(ctx, taken.GetObjectRef(), holderOf(disk))
-	} else {
+	default:
 		err = r.Imports.Drop(ctx, holderOf(disk))
 	}
 	if err != nil {

@@ -42,13 +42,13 @@ func (r *Reconciler) migrate(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 	case sight.Stage == migration.Moved:
 		return r.arrive(ctx, vm, o, sight)
 	case sight.Stage == migration.Failed:
-		return r.stay(ctx, vm, o, migration.ReasonFailed, "The migration failed, and the VM goes on on "+m.Source+": "+sight.Failure)
+		return r.stay(ctx, vm, o, migration.ReasonFailed, "The migration failed, and the VM stays on "+m.Source+": "+sight.Failure)
 	case m.Failure != nil:
 		return r.abort(ctx, vm, o)
 	case m.Target == "":
 		return r.schedule(ctx, vm, o)
 	case sight.Stage == migration.Absent && m.Sending != nil:
-		return r.stay(ctx, vm, o, migration.ReasonFailed, "The migration failed, and the VM goes on on "+m.Source+": its target was lost.")
+		return r.stay(ctx, vm, o, migration.ReasonFailed, "The migration failed, and the VM stays on "+m.Source+": its target was lost.")
 	case sight.Stage == migration.Absent:
 		return r.prepareTarget(ctx, vm, o)
 	case sight.Stage == migration.Prepared:
@@ -202,7 +202,7 @@ func (r *Reconciler) giveUp(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 	m := o.record.Migration
 	m.Failure = &power.Reason{
 		Reason:  migration.ReasonFailed,
-		Message: fmt.Sprintf("The VM can't be prepared on %s, and goes on on %s: %s", m.Target, m.Source, fault.From(cause).Message),
+		Message: fmt.Sprintf("The VM can't be prepared on %s, and stays on %s: %s", m.Target, m.Source, fault.From(cause).Message),
 	}
 	if err := r.Power.Put(ctx, vm.GetMetadata().GetUid(), o.record); err != nil {
 		return err

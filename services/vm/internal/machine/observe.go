@@ -12,8 +12,6 @@ import (
 	"orlop.dev/services/vm/internal/class"
 )
 
-const reasonNotSupported = "NotSupported"
-
 func (r *Reconciler) observe(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
 	uid := vm.GetMetadata().GetUid()
 	var err error

@@ -213,9 +213,9 @@ func (w *Watchdog) Overdue(s Settings, m *power.Migration, memoryBytes int64, si
 	most := time.Duration(float64(s.CompletionTimeoutPerGiB) * max(1, float64(memoryBytes)/gibibyte))
 	switch {
 	case m.Sending != nil && now.Sub(*m.Sending) > most:
-		return &power.Reason{Reason: ReasonNotConverging, Message: fmt.Sprintf("The migration did not end within %s, and was aborted: the VM goes on on %s. %s", most, m.Source, advice(m))}
+		return &power.Reason{Reason: ReasonNotConverging, Message: fmt.Sprintf("The migration did not end within %s, and was aborted: the VM stays on %s. %s", most, m.Source, advice(m))}
 	case now.Sub(last.since) > s.ProgressTimeout:
-		return &power.Reason{Reason: ReasonNotConverging, Message: fmt.Sprintf("The migration made no progress for %s, and was aborted: the VM goes on on %s. %s", s.ProgressTimeout, m.Source, advice(m))}
+		return &power.Reason{Reason: ReasonNotConverging, Message: fmt.Sprintf("The migration made no progress for %s, and was aborted: the VM stays on %s. %s", s.ProgressTimeout, m.Source, advice(m))}
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ func (r *Reconciler) leave(ctx context.Context, op *vmv1.VirtualMachineOperation
 			if m := ours(op, record); m.Active() && m.Failure == nil {
 				m.Failure = &power.Reason{
 					Reason:  migration.ReasonAborted,
-					Message: "The operation was deleted, and the VM goes on on " + m.Source + ".",
+					Message: "The operation was deleted, and the VM stays on " + m.Source + ".",
 				}
 			}
 		})

@@ -209,10 +209,6 @@ func (m Machine) Validate() error {
 		return invalid("type %q: want letters, digits, '.', '_' or '-'", m.Type)
 	case m.MemoryBytes <= 0 || m.MemoryBytes%mebibyte != 0:
 		return invalid("memory %d bytes: want a multiple of 1 MiB", m.MemoryBytes)
-	case !slices.Contains(firmwares, m.Firmware):
-		return invalid("firmware %q: want one of %q", m.Firmware, firmwares)
-	case m.Firmware != FirmwareBIOS && !filepath.IsAbs(m.VariablesPath):
-		return invalid("firmware's variables %q: want an absolute path", m.VariablesPath)
 	case m.TPMDir != "" && (!filepath.IsAbs(m.TPMDir) || strings.Contains(m.TPMDir, ",")):
 		return invalid("TPM %q: want an absolute path without commas", m.TPMDir)
 	case m.Devices != DevicesVirtio && m.Devices != DevicesEmulated:
@@ -220,7 +216,17 @@ func (m Machine) Validate() error {
 	case m.SeedPath != "" && !filepath.IsAbs(m.SeedPath):
 		return invalid("seed %q: want an absolute path", m.SeedPath)
 	}
-	return errors.Join(m.CPU.validate(), m.validateDisks(), m.Network.validate())
+	return errors.Join(m.validateFirmware(), m.CPU.validate(), m.validateDisks(), m.Network.validate())
+}
+
+func (m Machine) validateFirmware() error {
+	switch {
+	case !slices.Contains(firmwares, m.Firmware):
+		return invalid("firmware %q: want one of %q", m.Firmware, firmwares)
+	case m.Firmware != FirmwareBIOS && !filepath.IsAbs(m.VariablesPath):
+		return invalid("firmware's variables %q: want an absolute path", m.VariablesPath)
+	}
+	return nil
 }
 
 func (c CPU) validate() error {

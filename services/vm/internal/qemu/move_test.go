@@ -226,7 +226,7 @@ func (m *mover) one() int {
 	return found[0]
 }
 
-// moves moves the machine, and demands that its memory is right.
+// moves has the machine moved, and demands that its memory is right.
 func (m *mover) moves(times int) {
 	m.t.Helper()
 	for range times {
