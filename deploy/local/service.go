@@ -143,7 +143,7 @@ func (d *daemon) newImage(_ context.Context, conn *grpc.ClientConn) (serve.Part,
 			Username: credential.Username, Password: credential.Password,
 		},
 		BlobPath: image.BlobsIn(d.images.Dir()), UploadDir: image.UploadsIn(d.images.Dir()),
-		StagingDir: d.home.Images(), AllowSources: sources, Disks: conn,
+		StagingDir: d.home.Images(), AllowSources: sources, Disks: conn, Snapshots: conn,
 		Uploads: image.Uploads{URL: "https://" + d.doors.endpoints[home.REST], CAFile: d.home.CACertificate()},
 		Logger:  d.logger.With("service", "image"),
 	}

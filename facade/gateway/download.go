@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	"orlop.dev/kit/fault"
@@ -29,12 +30,17 @@ import (
 type downloads struct {
 	// ctx ends downloads under way: they can be gone on with.
 	ctx    context.Context
-	client diskv1.DiskExportServiceClient
+	client exports
 }
 
-// downloadPattern is what the file is at: the folder of its description.
-func downloadPattern() (string, error) {
-	method := diskv1.File_orlop_disk_v1_export_proto.Services().ByName("DiskExportService").Methods().ByName("DescribeDiskExport")
+// exports is a diskv1.DiskExportServiceClient, or a diskv1.SnapshotExportServiceClient.
+type exports = diskv1.DiskExportServiceClient
+
+// downloadPattern is what the files of an export service are at: the folder of
+// their descriptions.
+func downloadPattern(service grpc.ServiceDesc) (string, error) {
+	name := protoreflect.FullName(service.ServiceName).Name()
+	method := diskv1.File_orlop_disk_v1_export_proto.Services().ByName(name).Methods().ByName("DescribeDiskExport")
 	rule, ok := proto.GetExtension(method.Options(), annotations.E_Http).(*annotations.HttpRule)
 	if !ok || rule.GetGet() == "" {
 		return "", fmt.Errorf("%s has no route", method.FullName())
@@ -94,7 +100,7 @@ var errWhence = errors.New("seek from nowhere")
 // http.ServeContent.
 type downloaded struct {
 	ctx    context.Context
-	client diskv1.DiskExportServiceClient
+	client exports
 	file   *diskv1.DiskExport
 	offset int64
 

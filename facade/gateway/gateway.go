@@ -85,22 +85,25 @@ func Handler(ctx context.Context, opts Options) (http.Handler, error) {
 	}
 	conns := map[string]grpc.ClientConnInterface{}
 	for _, service := range []grpc.ServiceDesc{
-		imagev1.UploadService_ServiceDesc, diskv1.DiskExportService_ServiceDesc,
+		imagev1.UploadService_ServiceDesc, diskv1.DiskExportService_ServiceDesc, diskv1.SnapshotExportService_ServiceDesc,
 		vmv1.VirtualMachineService_ServiceDesc, networkv1.VirtualMachineIPAddressService_ServiceDesc,
 	} {
 		if conns[service.ServiceName], err = opts.Connect(service.ServiceName); err != nil {
 			return nil, fmt.Errorf("connect to %s: %w", service.ServiceName, err)
 		}
 	}
-	files, err := downloadPattern()
-	if err != nil {
-		return nil, err
-	}
 	mux := http.NewServeMux()
 	mux.Handle("/", requireCredential(routes))
-	mux.Handle(files, requireCredential(&downloads{
-		ctx: ctx, client: diskv1.NewDiskExportServiceClient(conns[diskv1.DiskExportService_ServiceDesc.ServiceName]),
-	}))
+	for service, client := range map[*grpc.ServiceDesc]exports{
+		&diskv1.DiskExportService_ServiceDesc:     diskv1.NewDiskExportServiceClient(conns[diskv1.DiskExportService_ServiceDesc.ServiceName]),
+		&diskv1.SnapshotExportService_ServiceDesc: diskv1.NewSnapshotExportServiceClient(conns[diskv1.SnapshotExportService_ServiceDesc.ServiceName]),
+	} {
+		pattern, err := downloadPattern(*service)
+		if err != nil {
+			return nil, err
+		}
+		mux.Handle(pattern, requireCredential(&downloads{ctx: ctx, client: client}))
+	}
 	mux.Handle(socketPattern, takeSocketCredential(requireCredential(&sockets{
 		ctx:      ctx,
 		machines: conns[vmv1.VirtualMachineService_ServiceDesc.ServiceName],

@@ -32,6 +32,9 @@ func Handlers() []Handler {
 		{"orlop.disk.v1.DiskExportService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return diskv1.RegisterDiskExportServiceHandlerClient(ctx, mux, diskv1.NewDiskExportServiceClient(conn))
 		}},
+		{"orlop.disk.v1.SnapshotExportService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return diskv1.RegisterSnapshotExportServiceHandlerClient(ctx, mux, diskv1.NewSnapshotExportServiceClient(conn))
+		}},
 		{"orlop.disk.v1.DiskLayerService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return diskv1.RegisterDiskLayerServiceHandlerClient(ctx, mux, diskv1.NewDiskLayerServiceClient(conn))
 		}},

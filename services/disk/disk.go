@@ -101,12 +101,13 @@ type Service struct {
 	methods *resource.Methods[*diskv1.VirtualDisk]
 	images  *virtualdisk.ImageMirrors
 	imports *virtualdisk.ImportClient
-	// snapshots is nil without a snapshot service.
-	snapshots *virtualdisk.SnapshotMirror
-	classes   *storageclass.Classes
-	loop      *reconcile.Loop[*diskv1.VirtualDisk]
-	leader    *reconcile.Election
-	logger    *slog.Logger
+	// Both are nil without a snapshot service.
+	snapshots       *virtualdisk.SnapshotMirror
+	snapshotExports *export.Service
+	classes         *storageclass.Classes
+	loop            *reconcile.Loop[*diskv1.VirtualDisk]
+	leader          *reconcile.Election
+	logger          *slog.Logger
 }
 
 // New wires the service. Nothing happens until its Part runs.
@@ -152,11 +153,18 @@ func New(opts Options) (*Service, error) {
 		}
 		reconciler.Snapshots = s.snapshots
 	}
-	s.exports = export.New(export.Options{Disks: disks, Volumes: volumes, Admit: reconciler.AdmitHolder, Logger: opts.Logger})
-	s.shelf = imagevolume.New(imagevolume.Options{
+	s.exports = export.OfDisks(disks, volumes, reconciler.AdmitHolder, export.Options{Logger: opts.Logger})
+	if s.snapshots != nil {
+		s.snapshotExports = export.OfSnapshots(s.snapshots, volumes, export.Options{Logger: opts.Logger})
+	}
+	shelf := imagevolume.Options{
 		Etcd: opts.Etcd, Prefix: opts.Prefix, Volumes: volumes, Disks: disks, Classes: s.classes, Exports: s.exports,
 		Admit: reconciler.AdmitHolder,
-	})
+	}
+	if s.snapshots != nil {
+		shelf.Snapshots = s.snapshots
+	}
+	s.shelf = imagevolume.New(shelf)
 	s.methods, err = resource.NewMethods(resource.MethodOptions[*diskv1.VirtualDisk]{
 		Collection: disks, Schema: rules, Admit: reconciler.Admit,
 		Holding: &resource.Holding[*diskv1.VirtualDisk]{Admit: reconciler.AdmitHolder, Answer: s.answer(reconciler)},
@@ -182,6 +190,9 @@ func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 	diskv1.RegisterStorageClassServiceServer(registrar, s.classes)
 	diskv1.RegisterDiskLayerServiceServer(registrar, s.trees)
 	diskv1.RegisterDiskExportServiceServer(registrar, s.exports)
+	if s.snapshotExports != nil {
+		diskv1.RegisterSnapshotExportServiceServer(registrar, s.snapshotExports)
+	}
 	diskv1.RegisterImageVolumeServiceServer(registrar, s.shelf)
 	diskv1.RegisterDiskFreezeServiceServer(registrar, &freeze.Service{Disks: s.disks, Volumes: s.volumes})
 	return resource.Register(registrar, &diskv1.VirtualDiskService_ServiceDesc, s, s.methods)
@@ -197,6 +208,7 @@ func (s *Service) run(ctx context.Context) error {
 	group.Go(func() error { return s.imports.Run(ctx) })
 	if s.snapshots != nil {
 		group.Go(func() error { return s.snapshots.Run(ctx) })
+		group.Go(func() error { return s.snapshotExports.Run(ctx) })
 	}
 	group.Go(func() error { return s.exports.Run(ctx) })
 	group.Go(func() error { return s.leader.Run(ctx, s.lead) })

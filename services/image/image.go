@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc"
 
 	"orlop.dev/gen/crd"
-	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
@@ -99,29 +98,29 @@ func New(opts Options) (*Service, error) {
 		return nil, err
 	}
 	origins.Images, origins.ClusterImages = s.images.rules.Origin, s.clusterImages.rules.Origin
-	if err := s.connect(opts.Disks, origins); err != nil {
+	if err := s.connect(opts.Disks, opts.Snapshots, origins); err != nil {
 		return nil, err
 	}
 	s.imports = importserver.New(way, opts.Logger)
 	return s, nil
 }
 
-// connect has images made from disks, and kept by the disk service, where there is
-// one.
-func (s *Service) connect(conn grpc.ClientConnInterface, origins *virtualimage.Origins) (err error) {
-	if conn == nil {
+// connect has images made from disks and snapshots, and kept by the disk service,
+// where there is one.
+func (s *Service) connect(disks, snapshots grpc.ClientConnInterface, origins *virtualimage.Origins) (err error) {
+	if disks == nil {
 		return nil
 	}
-	if s.disks, err = diskservice.New(conn, s.diskChanged); err != nil {
+	if s.disks, err = diskservice.New(disks, snapshots, s.originChanged); err != nil {
 		return err
 	}
 	origins.Disks, s.images.rules.Disks, s.clusterImages.rules.Disks = s.disks, s.disks, s.disks
 	return nil
 }
 
-// diskChanged wakes the images that wait for a disk or hold it.
-func (s *Service) diskChanged(disk *diskv1.VirtualDisk) {
-	for _, holder := range diskservice.Holders(disk) {
+// originChanged wakes the images that wait for a disk or a snapshot, or hold it.
+func (s *Service) originChanged(origin resource.Object) {
+	for _, holder := range diskservice.Holders(origin) {
 		key := resource.Key{Namespace: holder.GetNamespace(), Name: holder.GetName()}
 		if key.Namespace == "" {
 			s.clusterImages.loop.Trigger(key)
@@ -129,10 +128,10 @@ func (s *Service) diskChanged(disk *diskv1.VirtualDisk) {
 			s.images.loop.Trigger(key)
 		}
 	}
-	s.wake(imagev1.ObjectRefKind_VirtualDisk, resource.KeyOf(disk))
+	s.wake(imagev1.ObjectRefKind_Value(imagev1.ObjectRefKind_Value_value[origin.GetKind()]), resource.KeyOf(origin))
 }
 
-// exists reports whether a holder of a disk is an image that there is, or may be.
+// exists reports whether a holder of an origin is an image that there is, or may be.
 func (s *Service) exists(holder *metav1.Holder) bool {
 	if holder.GetNamespace() == "" {
 		return s.clusterImages.has(holder)

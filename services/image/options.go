@@ -56,6 +56,9 @@ type Options struct {
 	// and keeps images on storage classes. Nil: there is none, and images that need
 	// it say so.
 	Disks grpc.ClientConnInterface
+	// Snapshots reaches the snapshot service, which has the snapshots that images are
+	// made from. Nil: there is none, and images that need it say so.
+	Snapshots grpc.ClientConnInterface
 	// Imports is how many run at once; DefaultImports where it is 0.
 	Imports int
 	// Logger is slog.Default() where it is nil.

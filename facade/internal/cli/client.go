@@ -15,6 +15,7 @@ import (
 	"orlop.dev/facade/home"
 	"orlop.dev/facade/internal/stream"
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	snapshotv1 "orlop.dev/gen/orlop/snapshot/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/kind"
@@ -95,6 +96,15 @@ func (c *client) completeVM() completion { return c.complete(&vmv1.VirtualMachin
 // completeDisk offers disks, each behind a prefix.
 func (c *client) completeDisk(prefix string) completion {
 	return c.complete(&diskv1.VirtualDisk{}, prefix)
+}
+
+// completeExport offers what can be downloaded.
+func (c *client) completeExport(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	disks := c.names(command.Context(), kind.Must(&diskv1.VirtualDisk{}), "vd/")
+	return append(disks, c.names(command.Context(), kind.Must(&snapshotv1.VirtualDiskSnapshot{}), "vdsnapshot/")...), cobra.ShellCompDirectiveNoFileComp
 }
 
 // complete offers the objects of a kind as the first argument.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 )
@@ -19,39 +20,41 @@ const downloadTimeout = 5 * time.Minute
 func newDownload(c *client) *cobra.Command {
 	var d downloading
 	command := &cobra.Command{
-		Use:   "download vd/NAME[.NAMESPACE]",
-		Short: "Fetch a disk as a file, and go on where it broke off",
-		Long: `Fetches the content of a disk that no running VM uses, shows how far it is, and
-verifies the SHA-256. No VM can start with the disk until it is done.
+		Use:   "download (vd|vdsnapshot)/NAME[.NAMESPACE]",
+		Short: "Fetch a disk or a snapshot as a file, and go on where it broke off",
+		Long: `Fetches the content of a disk that no running VM uses, or of a snapshot, shows
+how far it is, and verifies the SHA-256. No VM can start with the disk until it is
+done; a snapshot can be fetched whatever its disk does.
 
 A connection that breaks, or a service that restarts, is waited for, and the
 download goes on where it was. Ctrl+C stops it; the same command goes on later,
 unless the disk was written to meanwhile. The file has its name once it is whole.`,
 		Example: `  orlop download vd/data
-  orlop download vd/data -o data.img --format raw -n project`,
+  orlop download vd/data -o data.img --format raw -n project
+  orlop download vdsnapshot/before-upgrade`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: c.completeDisk("vd/"),
+		ValidArgsFunction: c.completeExport,
 	}
-	command.Flags().StringVarP(&c.namespace, "namespace", "n", defaultNamespace, "namespace of the disk")
+	command.Flags().StringVarP(&c.namespace, "namespace", "n", defaultNamespace, "namespace of the disk or the snapshot")
 	command.Flags().StringVarP(&d.path, "output", "o", "", "file to write (default NAME.FORMAT)")
 	command.Flags().StringVar(&d.format, "format", "qcow2", "qcow2, which leaves out what is empty, or raw")
 	command.Flags().BoolVarP(&d.force, "force", "f", false, "replace a file that is there")
 	command.Flags().DurationVar(&d.timeout, "timeout", downloadTimeout, "how long to wait without progress")
 	command.RunE = func(command *cobra.Command, args []string) error {
-		disk, err := c.parseDisk(args[0])
+		from, err := c.parseExport(args[0])
 		if err != nil {
 			return err
 		}
 		if d.path == "" {
-			d.path = disk.name + "." + d.format
+			d.path = from.name + "." + d.format
 		}
 		conn, err := c.dial()
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		d.service, d.disk = diskv1.NewDiskExportServiceClient(conn), disk
-		d.bar = newBar(command.ErrOrStderr(), "vd/"+disk.name)
+		d.service, d.disk = from.service(conn), from.objectName
+		d.bar = newBar(command.ErrOrStderr(), args[0])
 		sum, err := d.run(command.Context())
 		if err != nil {
 			return err
@@ -62,23 +65,40 @@ unless the disk was written to meanwhile. The file has its name once it is whole
 	return command
 }
 
-// diskError is an argument that names no disk.
-type diskError struct{ argument string }
+// exportError is an argument that names nothing that can be downloaded.
+type exportError struct{ argument string }
 
-func (e *diskError) Error() string {
-	return fmt.Sprintf("%q is nothing to download: give vd/NAME (VirtualDisk)", e.argument)
+func (e *exportError) Error() string {
+	return fmt.Sprintf("%q is nothing to download: give vd/NAME (VirtualDisk) or vdsnapshot/NAME (VirtualDiskSnapshot)", e.argument)
 }
 
-// parseDisk reads KIND/NAME or KIND/NAME.NAMESPACE.
-func (c *client) parseDisk(argument string) (objectName, error) {
-	word, name, _ := strings.Cut(argument, "/")
+// export is an object that can be downloaded, and the service that has it.
+type export struct {
+	objectName
+	service func(grpc.ClientConnInterface) diskv1.DiskExportServiceClient
+}
+
+// exportOf finds the service by a kind's name.
+func exportOf(word string) func(grpc.ClientConnInterface) diskv1.DiskExportServiceClient {
 	switch strings.ToLower(word) {
 	case "vd", "vds", "virtualdisk", "virtualdisks":
-		if name != "" {
-			return c.parse(name), nil
+		return diskv1.NewDiskExportServiceClient
+	case "vdsnapshot", "vdsnapshots", "virtualdisksnapshot", "virtualdisksnapshots":
+		return func(conn grpc.ClientConnInterface) diskv1.DiskExportServiceClient {
+			return diskv1.NewSnapshotExportServiceClient(conn) // its methods are the same
 		}
 	}
-	return objectName{}, &diskError{argument}
+	return nil
+}
+
+// parseExport reads KIND/NAME or KIND/NAME.NAMESPACE.
+func (c *client) parseExport(argument string) (export, error) {
+	word, name, _ := strings.Cut(argument, "/")
+	service := exportOf(word)
+	if service == nil || name == "" {
+		return export{}, &exportError{argument}
+	}
+	return export{c.parse(name), service}, nil
 }
 
 // downloading is one use of the command.

@@ -194,9 +194,9 @@ func TestDownloadReplacesAFileOnlyIfAsked(t *testing.T) {
 func TestDownloadedDiskIsNamedAsForKubectl(t *testing.T) {
 	c := &client{namespace: "default"}
 	for argument, want := range map[string]string{
-		"vd/data": "default/data", "VirtualDisk/data.project": "project/data", "vm/data": "", "data": "", "vd/": "",
+		"vd/data": "default/data", "vdsnapshot/data": "default/data", "VirtualDisk/data.project": "project/data", "vm/data": "", "data": "", "vd/": "",
 	} {
-		disk, err := c.parseDisk(argument)
+		disk, err := c.parseExport(argument)
 		if (err == nil) != (want != "") || want != "" && disk.String() != want {
 			t.Errorf("%s is %v, %v", argument, disk, err)
 		}

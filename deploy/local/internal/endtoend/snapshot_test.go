@@ -1,7 +1,9 @@
 package endtoend_test
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -20,6 +22,7 @@ func TestSnapshots(t *testing.T) {
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 
 	u.tells(t, "a disk is frozen under its guest", (*user).testDiskSnapshot)
+	u.tells(t, "images are made from a snapshot", (*user).testImagesOfSnapshot)
 	u.tells(t, "a VM is restored under new names", (*user).testRestoreBeside)
 	u.tells(t, "a VM is restored under its own names", (*user).testRestore)
 }
@@ -36,6 +39,39 @@ func (u *user) testDiskSnapshot() {
 	u.kubectl("apply", "-f", u.example("virtualdisk-from-snapshot.yaml"))
 	u.waitFor("vd/linux-disk-restored", "{.status.phase}", "Ready")
 }
+
+// testImagesOfSnapshot makes an image of each storage, and a disk from one of them:
+// it is what the snapshot is.
+func (u *user) testImagesOfSnapshot() {
+	image, err := os.ReadFile(u.example("virtualimage-from-snapshot.yaml"))
+	check(u.t, err)
+	u.apply(string(image))
+	u.apply(strings.NewReplacer("name: linux-vm-root", "name: on-volume", "ContainerRegistry", "PersistentVolumeClaim").Replace(string(image)))
+	for _, name := range []string{"linux-vm-root", "on-volume"} {
+		u.waitFor("vi/"+name, "{.status.phase}", "Ready")
+	}
+	u.apply(diskFromImage)
+	u.waitFor("vd/of-image", "{.status.phase}", "Ready")
+	digest := func(object string) string {
+		said := u.orlop("download", object, "--format", "raw", "--force", "-o", filepath.Join(u.t.TempDir(), "disk.raw"))
+		_, sum, _ := strings.Cut(said, "sha256 ")
+		return strings.TrimSpace(sum)
+	}
+	ofSnapshot, ofDisk := digest("vdsnapshot/linux-disk-snapshot"), digest("vd/of-image")
+	if ofSnapshot == "" || ofSnapshot != ofDisk {
+		u.t.Errorf("the snapshot is %q, the disk of its image %q", ofSnapshot, ofDisk)
+	}
+	u.kubectl("delete", "vd/of-image", "vi/linux-vm-root", "vi/on-volume")
+}
+
+const diskFromImage = `
+apiVersion: virtualization.deckhouse.io/v1alpha2
+kind: VirtualDisk
+metadata:
+  name: of-image
+spec:
+  dataSource: {type: ObjectRef, objectRef: {kind: VirtualImage, name: linux-vm-root}}
+`
 
 func (u *user) testRestoreBeside() {
 	u.kubectl("apply", "-f", u.example("virtualmachinesnapshot.yaml"))

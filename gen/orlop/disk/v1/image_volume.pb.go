@@ -40,6 +40,7 @@ type EnsureImageVolumeRequest struct {
 	//	*EnsureImageVolumeRequest_Blob
 	//	*EnsureImageVolumeRequest_Disk
 	//	*EnsureImageVolumeRequest_ImageUid
+	//	*EnsureImageVolumeRequest_Snapshot
 	Source isEnsureImageVolumeRequest_Source `protobuf_oneof:"source"`
 	// UID of the object that the file in DVCR was made from, if it was from one.
 	SourceUid     string `protobuf:"bytes,7,opt,name=source_uid,json=sourceUID,proto3" json:"source_uid,omitempty"`
@@ -132,6 +133,15 @@ func (x *EnsureImageVolumeRequest) GetImageUid() string {
 	return ""
 }
 
+func (x *EnsureImageVolumeRequest) GetSnapshot() *ImageVolumeDisk {
+	if x != nil {
+		if x, ok := x.Source.(*EnsureImageVolumeRequest_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
 func (x *EnsureImageVolumeRequest) GetSourceUid() string {
 	if x != nil {
 		return x.SourceUid
@@ -158,13 +168,20 @@ type EnsureImageVolumeRequest_ImageUid struct {
 	ImageUid string `protobuf:"bytes,6,opt,name=image_uid,json=imageUid,proto3,oneof"`
 }
 
+type EnsureImageVolumeRequest_Snapshot struct {
+	// A VirtualDiskSnapshot that is Ready.
+	Snapshot *ImageVolumeDisk `protobuf:"bytes,8,opt,name=snapshot,proto3,oneof"`
+}
+
 func (*EnsureImageVolumeRequest_Blob) isEnsureImageVolumeRequest_Source() {}
 
 func (*EnsureImageVolumeRequest_Disk) isEnsureImageVolumeRequest_Source() {}
 
 func (*EnsureImageVolumeRequest_ImageUid) isEnsureImageVolumeRequest_Source() {}
 
-// ImageVolumeDisk names a VirtualDisk.
+func (*EnsureImageVolumeRequest_Snapshot) isEnsureImageVolumeRequest_Source() {}
+
+// ImageVolumeDisk names a VirtualDisk or a VirtualDiskSnapshot.
 type ImageVolumeDisk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -454,7 +471,7 @@ var File_orlop_disk_v1_image_volume_proto protoreflect.FileDescriptor
 
 const file_orlop_disk_v1_image_volume_proto_rawDesc = "" +
 	"\n" +
-	" orlop/disk/v1/image_volume.proto\x12\rorlop.disk.v1\x1a\x1aorlop/disk/v1/export.proto\x1a\x1borlop/image/v1/source.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xbf\x02\n" +
+	" orlop/disk/v1/image_volume.proto\x12\rorlop.disk.v1\x1a\x1aorlop/disk/v1/export.proto\x1a\x1borlop/image/v1/source.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\"\xfd\x02\n" +
 	"\x18EnsureImageVolumeRequest\x12+\n" +
 	"\x05owner\x18\x01 \x01(\v2\x15.orlop.meta.v1.HolderR\x05owner\x12\x1e\n" +
 	"\n" +
@@ -463,7 +480,8 @@ const file_orlop_disk_v1_image_volume_proto_rawDesc = "" +
 	"\x12storage_class_name\x18\x03 \x01(\tR\x10storageClassName\x12*\n" +
 	"\x04blob\x18\x04 \x01(\v2\x14.orlop.image.v1.BlobH\x00R\x04blob\x124\n" +
 	"\x04disk\x18\x05 \x01(\v2\x1e.orlop.disk.v1.ImageVolumeDiskH\x00R\x04disk\x12\x1d\n" +
-	"\timage_uid\x18\x06 \x01(\tH\x00R\bimageUid\x12\x1d\n" +
+	"\timage_uid\x18\x06 \x01(\tH\x00R\bimageUid\x12<\n" +
+	"\bsnapshot\x18\b \x01(\v2\x1e.orlop.disk.v1.ImageVolumeDiskH\x00R\bsnapshot\x12\x1d\n" +
 	"\n" +
 	"source_uid\x18\a \x01(\tR\tsourceUIDB\b\n" +
 	"\x06source\"C\n" +
@@ -518,18 +536,19 @@ var file_orlop_disk_v1_image_volume_proto_depIdxs = []int32{
 	6, // 0: orlop.disk.v1.EnsureImageVolumeRequest.owner:type_name -> orlop.meta.v1.Holder
 	7, // 1: orlop.disk.v1.EnsureImageVolumeRequest.blob:type_name -> orlop.image.v1.Blob
 	1, // 2: orlop.disk.v1.EnsureImageVolumeRequest.disk:type_name -> orlop.disk.v1.ImageVolumeDisk
-	7, // 3: orlop.disk.v1.ImageVolume.blob:type_name -> orlop.image.v1.Blob
-	0, // 4: orlop.disk.v1.ImageVolumeService.EnsureImageVolume:input_type -> orlop.disk.v1.EnsureImageVolumeRequest
-	3, // 5: orlop.disk.v1.ImageVolumeService.DeleteImageVolume:input_type -> orlop.disk.v1.DeleteImageVolumeRequest
-	5, // 6: orlop.disk.v1.ImageVolumeService.ReadImageVolume:input_type -> orlop.disk.v1.ReadImageVolumeRequest
-	2, // 7: orlop.disk.v1.ImageVolumeService.EnsureImageVolume:output_type -> orlop.disk.v1.ImageVolume
-	4, // 8: orlop.disk.v1.ImageVolumeService.DeleteImageVolume:output_type -> orlop.disk.v1.DeleteImageVolumeResponse
-	8, // 9: orlop.disk.v1.ImageVolumeService.ReadImageVolume:output_type -> orlop.disk.v1.ReadDiskExportResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	1, // 3: orlop.disk.v1.EnsureImageVolumeRequest.snapshot:type_name -> orlop.disk.v1.ImageVolumeDisk
+	7, // 4: orlop.disk.v1.ImageVolume.blob:type_name -> orlop.image.v1.Blob
+	0, // 5: orlop.disk.v1.ImageVolumeService.EnsureImageVolume:input_type -> orlop.disk.v1.EnsureImageVolumeRequest
+	3, // 6: orlop.disk.v1.ImageVolumeService.DeleteImageVolume:input_type -> orlop.disk.v1.DeleteImageVolumeRequest
+	5, // 7: orlop.disk.v1.ImageVolumeService.ReadImageVolume:input_type -> orlop.disk.v1.ReadImageVolumeRequest
+	2, // 8: orlop.disk.v1.ImageVolumeService.EnsureImageVolume:output_type -> orlop.disk.v1.ImageVolume
+	4, // 9: orlop.disk.v1.ImageVolumeService.DeleteImageVolume:output_type -> orlop.disk.v1.DeleteImageVolumeResponse
+	8, // 10: orlop.disk.v1.ImageVolumeService.ReadImageVolume:output_type -> orlop.disk.v1.ReadDiskExportResponse
+	8, // [8:11] is the sub-list for method output_type
+	5, // [5:8] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_orlop_disk_v1_image_volume_proto_init() }
@@ -542,6 +561,7 @@ func file_orlop_disk_v1_image_volume_proto_init() {
 		(*EnsureImageVolumeRequest_Blob)(nil),
 		(*EnsureImageVolumeRequest_Disk)(nil),
 		(*EnsureImageVolumeRequest_ImageUid)(nil),
+		(*EnsureImageVolumeRequest_Snapshot)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -1,7 +1,7 @@
-// Package export streams disks out as files: qcow2 or raw, from any offset, with
-// their SHA-256.
+// Package export streams disks and snapshots out as files: qcow2 or raw, from any
+// offset, with their SHA-256.
 //
-// It owns the hold that keeps VMs from writing meanwhile. It must not know how
+// It owns the hold that keeps VMs from writing meanwhile, and snapshots from going. It must not know how
 // data is stored.
 package export
 
@@ -38,30 +38,19 @@ const (
 	maxDigests      = 1024
 )
 
-// Volumes keeps the data of disks, by their UIDs.
-type Volumes interface {
-	// Interrupt ends background work on a volume.
-	Interrupt(ctx context.Context, id string) error
-	// Content tells how to read it.
-	Content(ctx context.Context, id string) (layer.Content, error)
-}
-
-// Options say what the service works with. All but Patience are required.
+// Options say what a service works with. Logger is required.
 type Options struct {
-	Disks   Disks
-	Volumes Volumes
-	// Admit judges a holder, as for any other.
-	Admit func(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder) error
 	// Patience is how long a caller may take nothing; 0 means a minute.
 	Patience time.Duration
 	Logger   *slog.Logger
 }
 
-// Service implements diskv1.DiskExportServiceServer.
+// Service implements diskv1.DiskExportServiceServer, and
+// diskv1.SnapshotExportServiceServer, which has the same methods.
 type Service struct {
 	diskv1.UnimplementedDiskExportServiceServer
+	diskv1.UnimplementedSnapshotExportServiceServer
 
-	volumes  Volumes
 	patience time.Duration
 	holds    holds
 
@@ -70,29 +59,39 @@ type Service struct {
 	digests map[string]string
 }
 
-// New returns the service. Run must run beside it.
-func New(o Options) *Service {
+// OfDisks returns the service that exports disks. admit judges a holder of one, as
+// any other. Run must run beside it.
+func OfDisks(all Disks, volumes Volumes, admit func(context.Context, *diskv1.VirtualDisk, *metav1.Holder) error, o Options) *Service {
+	return newService(disks{all, volumes, admit}, o)
+}
+
+// OfSnapshots returns the service that exports snapshots. Run must run beside it.
+func OfSnapshots(all Snapshots, layers Layers, o Options) *Service {
+	return newService(snapshots{all, layers}, o)
+}
+
+func newService(of subject, o Options) *Service {
 	if o.Patience == 0 {
 		o.Patience = defaultPatience
 	}
 	return &Service{
-		volumes: o.Volumes, patience: o.Patience, digests: map[string]string{},
-		holds: holds{disks: o.Disks, admit: o.Admit, logger: o.Logger, count: map[resource.Key]int{}},
+		patience: o.Patience, digests: map[string]string{},
+		holds: holds{subject: of, logger: o.Logger, readers: map[resource.Key]*readers{}},
 	}
 }
 
-// Run lets go of disks whose exports have ended without saying so, until ctx
+// Run lets go of objects whose exports have ended without saying so, until ctx
 // ends; it returns nil then.
 func (s *Service) Run(ctx context.Context) error { return s.holds.run(ctx) }
 
-// opened is a file of a disk that is held.
+// opened is a file of an object that is held.
 type opened struct {
 	*file
 	told  *diskv1.DiskExport
 	close func()
 }
 
-// open holds a disk and finds out what its file is. The caller closes it.
+// open holds an object and finds out what its file is. The caller closes it.
 func (s *Service) open(ctx context.Context, key resource.Key, format string) (*opened, error) {
 	switch format {
 	case "":
@@ -101,11 +100,11 @@ func (s *Service) open(ctx context.Context, key resource.Key, format string) (*o
 	default:
 		return nil, fault.Refuse("format", "FieldValueInvalid", "%q is not supported: give qcow2 or raw", format)
 	}
-	disk, release, err := s.holds.take(ctx, key)
+	place, release, err := s.holds.take(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.look(ctx, disk.GetMetadata().GetUid(), format)
+	f, err := s.look(ctx, place, format)
 	if err != nil {
 		release()
 		return nil, failure(err, key)
@@ -117,11 +116,8 @@ func (s *Service) open(ctx context.Context, key resource.Key, format string) (*o
 	}}, nil
 }
 
-func (s *Service) look(ctx context.Context, id, format string) (*file, error) {
-	if err := s.volumes.Interrupt(ctx, id); err != nil {
-		return nil, err
-	}
-	content, err := s.volumes.Content(ctx, id)
+func (s *Service) look(ctx context.Context, place, format string) (*file, error) {
+	content, err := s.holds.subject.content(ctx, place)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +133,7 @@ func failure(err error, key resource.Key) error {
 	case errors.Is(err, layer.ErrNoVolume):
 		return fault.Wrap(err, fault.NotReady, reasonNotReady, "disk %s is not Ready", key.Name)
 	}
-	return fault.Wrap(err, fault.Internal, fault.ReasonInternal, "disk %s can't be read: the disk service's log says why", key.Name)
+	return fault.Wrap(err, fault.Internal, fault.ReasonInternal, "%s can't be read: the disk service's log says why", key.Name)
 }
 
 // DescribeDiskExport implements diskv1.DiskExportServiceServer.
@@ -223,7 +219,7 @@ func (s *Service) serve(ctx context.Context, f *opened, r *diskv1.ReadDiskExport
 func refuse(f *opened, r *diskv1.ReadDiskExportRequest) error {
 	switch {
 	case r.GetEtag() != "" && r.GetEtag() != f.told.GetEtag():
-		return fault.New(fault.Stale, ReasonChanged, "disk %s has changed since: begin anew", r.GetName())
+		return fault.New(fault.Stale, ReasonChanged, "%s has changed since: begin anew", r.GetName())
 	case r.GetOffset() < 0, r.GetOffset() > f.bytes(), r.GetLength() < 0:
 		return fault.New(fault.Invalid, ReasonOffset, "offset %d: the file has %d bytes", r.GetOffset(), f.bytes())
 	}

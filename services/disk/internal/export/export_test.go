@@ -65,7 +65,7 @@ func newHouse(t *testing.T, patience time.Duration) *house {
 	check(t, err)
 	store, err := layer.Open(t.TempDir(), servetest.Quiet())
 	check(t, err)
-	service := export.New(export.Options{Disks: disks, Volumes: store, Admit: admit, Patience: patience, Logger: servetest.Quiet()})
+	service := export.OfDisks(disks, store, admit, export.Options{Patience: patience, Logger: servetest.Quiet()})
 	conn, _ := servetest.Host(t, serve.Part{
 		Name: "export", Ready: disks.WaitSynced,
 		Register: func(r grpc.ServiceRegistrar) error {
@@ -334,7 +334,7 @@ func TestHoldOfAnExportThatDiedGoes(t *testing.T) {
 		Kind: export.HolderKind, Namespace: "default", Name: "data", Uid: "export-" + h.uid, Active: true,
 	}, func(*diskv1.VirtualDisk) error { return nil })
 	check(t, err)
-	service := export.New(export.Options{Disks: h.disks, Volumes: h.store, Admit: admit, Logger: servetest.Quiet()})
+	service := export.OfDisks(h.disks, h.store, admit, export.Options{Logger: servetest.Quiet()})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- service.Run(ctx) }()

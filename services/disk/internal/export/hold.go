@@ -6,90 +6,76 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/labels"
-
-	diskv1 "orlop.dev/gen/orlop/disk/v1"
-	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/resource"
 )
 
 const (
-	// HolderKind is the kind of the holder that a disk has while it is exported.
+	// HolderKind is the kind of the holder that an object has while it is exported.
 	HolderKind = "VirtualDiskExport"
 
 	releaseTimeout = 10 * time.Second
 	sweepEvery     = 30 * time.Second
 )
 
-// Disks are the VirtualDisks that there are.
-type Disks interface {
-	Get(key resource.Key) (*diskv1.VirtualDisk, error)
-	All(namespace string, selector labels.Selector) ([]*diskv1.VirtualDisk, error)
-	AddHolder(ctx context.Context, key resource.Key, holder *metav1.Holder, admit func(*diskv1.VirtualDisk) error) (*diskv1.VirtualDisk, error)
-	RemoveHolder(ctx context.Context, key resource.Key, holderUID string) (*diskv1.VirtualDisk, error)
-	WaitSynced(ctx context.Context) error
-}
-
-// holds are the disks that are exported just now: each has one holder, however
+// holds are the objects that are exported just now: each has one holder, however
 // many read it.
 type holds struct {
-	disks  Disks
-	admit  func(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder) error
-	logger *slog.Logger
+	subject subject
+	logger  *slog.Logger
 
 	// mu is held while a holder is written or removed, too: a sweep must not take
 	// one for stale that is new.
-	mu    sync.Mutex
-	count map[resource.Key]int
+	mu      sync.Mutex
+	readers map[resource.Key]*readers
 }
 
-func holderUID(disk *diskv1.VirtualDisk) string { return "export-" + disk.GetMetadata().GetUid() }
+// readers are those of one object.
+type readers struct {
+	held
+	count int
+}
 
-// take holds a disk, so that nobody writes to it until it is released.
-func (h *holds) take(ctx context.Context, key resource.Key) (disk *diskv1.VirtualDisk, release func(), err error) {
+// take holds an object until it is released.
+func (h *holds) take(ctx context.Context, key resource.Key) (place string, release func(), err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if disk, err = h.disks.Get(key); err != nil {
-		return nil, nil, err
-	}
-	if h.count[key] == 0 {
-		holder := &metav1.Holder{
-			Kind: HolderKind, Namespace: key.Namespace, Name: key.Name, Uid: holderUID(disk), Active: true,
-		}
-		disk, err = h.disks.AddHolder(ctx, key, holder, func(current *diskv1.VirtualDisk) error {
-			return h.admit(ctx, current, holder)
-		})
+	present := h.readers[key]
+	if present == nil {
+		taken, err := h.subject.hold(ctx, key)
 		if err != nil {
-			return nil, nil, err
+			return "", nil, err
 		}
+		present = &readers{held: taken}
+		h.readers[key] = present
 	}
-	h.count[key]++
+	present.count++
 	ended := context.WithoutCancel(ctx)
-	return disk, sync.OnceFunc(func() { h.release(ended, key, holderUID(disk)) }), nil
+	return present.place, sync.OnceFunc(func() { h.release(ended, key) }), nil
 }
 
-func (h *holds) release(ctx context.Context, key resource.Key, uid string) {
+func (h *holds) release(ctx context.Context, key resource.Key) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.count[key]--; h.count[key] > 0 {
+	present := h.readers[key]
+	if present.count--; present.count > 0 {
 		return
 	}
-	delete(h.count, key)
-	h.remove(ctx, key, uid)
+	delete(h.readers, key)
+	h.remove(ctx, present.held)
 }
 
-func (h *holds) remove(ctx context.Context, key resource.Key, uid string) {
+func (h *holds) remove(ctx context.Context, last held) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
-	if _, err := h.disks.RemoveHolder(ctx, key, uid); err != nil {
-		h.logger.WarnContext(ctx, "an export's hold stays until the next sweep", "disk", key, "error", err)
+	if err := h.subject.letGo(ctx, last); err != nil {
+		h.logger.WarnContext(ctx, "an export's hold stays until the next sweep", "object", last.key, "error", err)
 	}
 }
 
 // run removes holds that no export has: a process that was killed leaves them,
 // and so does one that could not reach the store.
 func (h *holds) run(ctx context.Context) error {
-	if h.disks.WaitSynced(ctx) != nil {
+	if h.subject.waitSynced(ctx) != nil {
 		return nil // ctx ended
 	}
 	tick := time.NewTicker(sweepEvery)
@@ -105,18 +91,15 @@ func (h *holds) run(ctx context.Context) error {
 }
 
 func (h *holds) sweep(ctx context.Context) {
-	disks, err := h.disks.All("", nil)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	left, err := h.subject.left()
 	if err != nil {
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, disk := range disks {
-		key := resource.KeyOf(disk)
-		for _, holder := range disk.GetMetadata().GetHolders() {
-			if holder.GetKind() == HolderKind && h.count[key] == 0 {
-				h.remove(ctx, key, holder.GetUid())
-			}
+	for _, one := range left {
+		if h.readers[one.key] == nil {
+			h.remove(ctx, one)
 		}
 	}
 }

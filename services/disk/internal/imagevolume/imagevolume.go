@@ -26,6 +26,7 @@ const (
 	reasonNotReady   = "VirtualDiskNotReady"
 	reasonInUse      = "VirtualDiskNotReadyForUse"
 	reasonImage      = "ImageNotReady"
+	reasonSnapshot   = "VirtualDiskSnapshotNotReady"
 	reasonNotOnDisks = "ProvisioningFailed"
 )
 
@@ -45,6 +46,11 @@ type Disks interface {
 	RemoveHolder(ctx context.Context, key resource.Key, holderUID string) (*diskv1.VirtualDisk, error)
 }
 
+// Snapshots finds the layer of a snapshot that is Ready.
+type Snapshots interface {
+	LayerOf(key resource.Key) (uid, layer string, err error)
+}
+
 // Classes says which storage class an image gets.
 type Classes interface {
 	ChooseForImage(ctx context.Context, name string) (*diskv1.StorageClass, error)
@@ -55,7 +61,7 @@ type Exports interface {
 	ReadContent(content layer.Content, request *diskv1.ReadDiskExportRequest, stream grpc.ServerStreamingServer[diskv1.ReadDiskExportResponse]) error
 }
 
-// Options say what the service works with. All are required.
+// Options say what the service works with. All but Snapshots are required.
 type Options struct {
 	Etcd    *clientv3.Client
 	Prefix  string
@@ -63,6 +69,8 @@ type Options struct {
 	Disks   Disks
 	Classes Classes
 	Exports Exports
+	// Snapshots is nil where there is no snapshot service.
+	Snapshots Snapshots
 	// Admit judges a holder of a disk, as for any other.
 	Admit func(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder) error
 }
@@ -159,6 +167,8 @@ func (s *Service) make(ctx context.Context, r *diskv1.EnsureImageVolumeRequest, 
 		return s.fromImage(ctx, source.ImageUid, name, v)
 	case *diskv1.EnsureImageVolumeRequest_Disk:
 		return s.fromDisk(ctx, r.GetOwner(), source.Disk, v)
+	case *diskv1.EnsureImageVolumeRequest_Snapshot:
+		return s.fromSnapshot(ctx, name, source.Snapshot, v)
 	}
 	return fault.Refuse("source", "FieldValueNotSupported", "it is none that is known")
 }
@@ -205,6 +215,23 @@ func (s *Service) fromDisk(ctx context.Context, owner *metav1.Holder, ref *diskv
 	}
 	held, _, err := s.options.Volumes.Held(ctx, name)
 	v.Format, v.VirtualBytes, v.SourceUID = held.Format, held.VirtualBytes, disk.GetMetadata().GetUid()
+	return err
+}
+
+// fromSnapshot holds what a snapshot shows: it may go afterwards.
+func (s *Service) fromSnapshot(ctx context.Context, name string, ref *diskv1.ImageVolumeDisk, v *volume) error {
+	if s.options.Snapshots == nil {
+		return fault.New(fault.NotReady, reasonSnapshot, "there is no snapshot service here")
+	}
+	uid, frozen, err := s.options.Snapshots.LayerOf(resource.Key{Namespace: ref.GetNamespace(), Name: ref.GetName()})
+	if err != nil {
+		return err
+	}
+	if err := s.options.Volumes.Hold(ctx, name, layer.Base{Layer: frozen}); err != nil {
+		return fault.Wrap(err, fault.NotReady, reasonSnapshot, "VirtualDiskSnapshot %s has lost its data", ref.GetName())
+	}
+	held, _, err := s.options.Volumes.Held(ctx, name)
+	v.Format, v.VirtualBytes, v.SourceUID = held.Format, held.VirtualBytes, uid
 	return err
 }
 

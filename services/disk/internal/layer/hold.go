@@ -124,20 +124,33 @@ func (s *Store) Unhold(_ context.Context, name string) error {
 
 // HeldContent returns how to read a layer that is held; ErrNoLayer where there is
 // none.
-func (s *Store) HeldContent(_ context.Context, name string) (Content, error) {
+func (s *Store) HeldContent(ctx context.Context, name string) (Content, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	r, found, err := s.read(s.holds(), name)
+	s.mu.Unlock()
 	if err != nil {
 		return Content{}, err
 	}
 	if !found || r.Layer == "" {
 		return Content{}, fmt.Errorf("layer held as %s: %w", name, ErrNoLayer)
 	}
-	files, err := s.files(r)
-	if err != nil {
+	return s.LayerContent(ctx, r.Layer)
+}
+
+// LayerContent returns how to read a layer that nobody writes to any more;
+// ErrNoLayer where there is none, ErrBusy where somebody still may.
+func (s *Store) LayerContent(_ context.Context, name string) (Content, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, found, err := s.read(s.layers(), name)
+	switch {
+	case err != nil:
 		return Content{}, err
+	case !found:
+		return Content{}, fmt.Errorf("layer %s: %w", name, ErrNoLayer)
+	case r.Switching:
+		return Content{}, fmt.Errorf("layer %s: %w", name, ErrBusy)
 	}
-	below, _, err := s.read(s.layers(), r.Layer)
-	return Content{Files: files[1:], VirtualBytes: below.VirtualBytes, Version: "layer " + r.Layer}, err
+	files, err := s.files(r)
+	return Content{Files: files, VirtualBytes: r.VirtualBytes, Version: "layer " + name}, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
+	"k8s.io/apimachinery/pkg/labels"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
@@ -65,6 +66,29 @@ func NewSnapshotMirror(conn grpc.ClientConnInterface, changed func(*diskv1.DiskO
 
 // Run keeps the copy until ctx ends.
 func (m *SnapshotMirror) Run(ctx context.Context) error { return m.mirror.Run(ctx) }
+
+// WaitSynced blocks until the copy is complete, or ctx ends.
+func (m *SnapshotMirror) WaitSynced(ctx context.Context) error { return m.mirror.WaitSynced(ctx) }
+
+// Get returns a snapshot, false where there is none.
+func (m *SnapshotMirror) Get(key resource.Key) (*snapshotv1.VirtualDiskSnapshot, bool) {
+	return m.mirror.Get(key)
+}
+
+// List returns the snapshots of a namespace (empty: all) that selector selects.
+func (m *SnapshotMirror) List(namespace string, selector labels.Selector) []*snapshotv1.VirtualDiskSnapshot {
+	return m.mirror.List(namespace, selector)
+}
+
+// LayerOf returns the UID of a snapshot and the layer with its data. Class NotReady
+// where it is not there yet, or not any more.
+func (m *SnapshotMirror) LayerOf(key resource.Key) (uid, layer string, err error) {
+	state := m.State(key)
+	if waits := waiting(&diskv1.DiskObjectRef{Kind: diskv1.DiskObjectRefKind_VirtualDiskSnapshot, Name: key.Name}, state); waits != nil {
+		return "", "", waits
+	}
+	return state.UID, state.Layer, nil
+}
 
 // State implements Snapshots.
 func (m *SnapshotMirror) State(key resource.Key) ImageState {

@@ -1,8 +1,8 @@
-// Package diskservice is the disk service as images see it: disks that they are
-// made from, and volumes that they are kept on.
+// Package diskservice is the disk service as images see it: disks, and snapshots
+// of disks, that they are made from, and volumes that they are kept on.
 //
-// It owns the holds on disks that are read. It must not know what an image waits
-// for, nor what its status says.
+// It owns the holds on what is read. It must not know what an image waits for, nor
+// what its status says.
 package diskservice
 
 import (
@@ -12,133 +12,96 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
-	imagev1 "orlop.dev/gen/orlop/image/v1"
 	metav1 "orlop.dev/gen/orlop/meta/v1"
+	snapshotv1 "orlop.dev/gen/orlop/snapshot/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
-	"orlop.dev/kit/resource/kind"
 	"orlop.dev/services/image/internal/intake"
 )
 
 // Reasons of the condition DatasourceReady.
 const (
-	reasonNotReady = "VirtualDiskNotReady"
-	reasonAttached = "VirtualDiskAttachedToVirtualMachine"
+	reasonNotReady         = "VirtualDiskNotReady"
+	reasonAttached         = "VirtualDiskAttachedToVirtualMachine"
+	reasonSnapshotNotReady = "VirtualDiskSnapshotNotReady"
 
 	// reasonInUse is the disk service's own.
 	reasonInUse = "VirtualDiskAlreadyInUse"
 )
 
-const (
-	callWait   = 20 * time.Second
-	sweepEvery = 30 * time.Second
-)
+const callWait = 20 * time.Second
 
 // Client asks the disk service.
 type Client struct {
-	disks   *resource.Mirror[*diskv1.VirtualDisk]
-	exports diskv1.DiskExportServiceClient
+	disks   *origins[*diskv1.VirtualDisk]
 	volumes diskv1.ImageVolumeServiceClient
+	// snapshots is nil where there is no snapshot service.
+	snapshots *origins[*snapshotv1.VirtualDiskSnapshot]
 }
 
-// New returns a client on a connection. changed is told of each disk that changed.
-func New(conn grpc.ClientConnInterface, changed func(*diskv1.VirtualDisk)) (*Client, error) {
-	client, err := resource.NewClient[*diskv1.VirtualDisk](conn, kind.Must(&diskv1.VirtualDisk{}))
-	if err != nil {
+// New returns a client on a connection to the disk service, and one to the
+// snapshot service, which may be nil. changed is told of each disk and snapshot
+// that changed.
+func New(disk, snapshot grpc.ClientConnInterface, changed func(resource.Object)) (*Client, error) {
+	c := &Client{volumes: diskv1.NewImageVolumeServiceClient(disk)}
+	var err error
+	if c.disks, err = newOrigins[*diskv1.VirtualDisk](disk, changed); err != nil {
 		return nil, err
 	}
-	return &Client{
-		exports: diskv1.NewDiskExportServiceClient(conn), volumes: diskv1.NewImageVolumeServiceClient(conn),
-		disks: resource.NewMirror(client, resource.MirrorOptions[*diskv1.VirtualDisk]{
-			Handler: func(event resource.Event[*diskv1.VirtualDisk]) {
-				if event.Type != resource.Bookmark {
-					changed(event.Object)
-				}
-			},
-		}),
-	}, nil
+	c.disks.exports, c.disks.answer = diskv1.NewDiskExportServiceClient(disk), func() proto.Message { return new(diskv1.Volume) }
+	c.disks.notReady, c.disks.attached = reasonNotReady, reasonAttached
+	if snapshot == nil {
+		return c, nil
+	}
+	if c.snapshots, err = newOrigins[*snapshotv1.VirtualDiskSnapshot](snapshot, changed); err != nil {
+		return nil, err
+	}
+	c.snapshots.exports, c.snapshots.answer = diskv1.NewSnapshotExportServiceClient(disk), func() proto.Message { return new(snapshotv1.FrozenDisk) }
+	c.snapshots.notReady, c.snapshots.attached = reasonSnapshotNotReady, reasonSnapshotNotReady
+	return c, nil
 }
 
-// Run follows the disks until ctx ends, and lets go of those that are held for an
-// image that is none any more: a process that was killed leaves such holds.
+// Run follows disks and snapshots until ctx ends. exists tells images that there
+// are from those that are none any more.
 func (c *Client) Run(ctx context.Context, exists func(holder *metav1.Holder) bool) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.disks.Run(ctx) })
-	group.Go(func() error {
-		tick := time.NewTicker(sweepEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C:
-				// What fails is tried in the next sweep.
-				_ = c.release(ctx, func(_ resource.Key, holder *metav1.Holder) bool { return !exists(holder) })
-			}
-		}
-	})
+	group.Go(func() error { return c.disks.run(ctx, exists) })
+	if c.snapshots != nil {
+		group.Go(func() error { return c.snapshots.run(ctx, exists) })
+	}
 	return group.Wait()
 }
 
-// Holders are the images that hold a disk.
-func Holders(disk *diskv1.VirtualDisk) []*metav1.Holder {
-	var images []*metav1.Holder
-	for _, holder := range disk.GetMetadata().GetHolders() {
-		switch holder.GetKind() {
-		case imagev1.ObjectRefKind_VirtualImage.String(), imagev1.ObjectRefKind_ClusterVirtualImage.String():
-			images = append(images, holder)
-		}
-	}
-	return images
-}
+// HasSnapshots reports whether there is a snapshot service.
+func (c *Client) HasSnapshots() bool { return c.snapshots != nil }
 
 // Disk gives a disk to be read, and holds it for an image until Release: no VM may
 // begin to write to it meanwhile. A fault of class NotReady says what it lacks.
 func (c *Client) Disk(ctx context.Context, image *metav1.Holder, key resource.Key) (intake.Origin, error) {
-	ctx, cancel := context.WithTimeout(ctx, callWait)
-	defer cancel()
-	disk, err := c.disks.Client().Get(ctx, key)
-	if err == nil {
-		err = c.disks.Client().Claim(ctx, key, image, new(diskv1.Volume))
-	}
-	switch {
-	case fault.Is(err, fault.NotFound):
-		return intake.Origin{}, fault.New(fault.NotReady, reasonNotReady, "VirtualDisk %s doesn't exist", key)
-	case fault.ReasonOf(err) == reasonInUse:
-		return intake.Origin{}, fault.New(fault.NotReady, reasonAttached, "%s: stop the VM first", fault.From(err).Message)
-	case fault.Is(err, fault.NotReady):
-		return intake.Origin{}, fault.New(fault.NotReady, reasonNotReady, "%s", fault.From(err).Message)
-	case err != nil:
-		return intake.Origin{}, err
-	}
-	return intake.Origin{File: &intake.File{
-		SourceUID: disk.GetMetadata().GetUid(), Source: file{c.readDisk(key), "VirtualDisk " + key.String()},
-	}}, nil
+	return c.disks.take(ctx, image, key)
 }
 
-// Release lets go of all disks that are held for an image but one; all where keep
-// is the zero key. Idempotent.
-func (c *Client) Release(ctx context.Context, imageUID string, keep resource.Key) error {
-	return c.release(ctx, func(key resource.Key, holder *metav1.Holder) bool {
-		return holder.GetUid() == imageUID && key != keep
-	})
+// Snapshot gives a snapshot to be read, and holds it for an image until Release.
+func (c *Client) Snapshot(ctx context.Context, image *metav1.Holder, key resource.Key) (intake.Origin, error) {
+	return c.snapshots.take(ctx, image, key)
 }
 
-func (c *Client) release(ctx context.Context, unneeded func(resource.Key, *metav1.Holder) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, callWait)
-	defer cancel()
-	var problems []error
-	for _, disk := range c.disks.List("", nil) {
-		key := resource.KeyOf(disk)
-		for _, holder := range Holders(disk) {
-			if unneeded(key, holder) {
-				problems = append(problems, c.disks.Client().Release(ctx, key, holder.GetUid()))
-			}
+// Release lets go of all disks and snapshots that are held for an image, but for
+// those that keep is true of. Idempotent.
+func (c *Client) Release(ctx context.Context, imageUID string, keep func(object string, key resource.Key) bool) error {
+	unneeded := func(object string) func(resource.Key, *metav1.Holder) bool {
+		return func(key resource.Key, holder *metav1.Holder) bool {
+			return holder.GetUid() == imageUID && !keep(object, key)
 		}
 	}
-	return errors.Join(problems...)
+	err := c.disks.release(ctx, unneeded(c.disks.mirror.Client().Kind().Name))
+	if c.snapshots == nil {
+		return err
+	}
+	return errors.Join(err, c.snapshots.release(ctx, unneeded(c.snapshots.mirror.Client().Kind().Name)))
 }
 
 // EnsureVolume is the disk service's EnsureImageVolume.

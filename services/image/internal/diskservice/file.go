@@ -10,7 +10,6 @@ import (
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
 	"orlop.dev/kit/fault"
-	"orlop.dev/kit/resource"
 	"orlop.dev/services/image/internal/failure"
 	"orlop.dev/services/image/internal/importer"
 	"orlop.dev/services/image/internal/source"
@@ -28,12 +27,6 @@ const patience = 2 * time.Minute
 
 // read begins to read a file from an offset on, of the version with that tag.
 type read func(ctx context.Context, offset int64, etag string) (grpc.ServerStreamingClient[diskv1.ReadDiskExportResponse], error)
-
-func (c *Client) readDisk(key resource.Key) read {
-	return func(ctx context.Context, offset int64, etag string) (grpc.ServerStreamingClient[diskv1.ReadDiskExportResponse], error) {
-		return c.exports.ReadDiskExport(ctx, &diskv1.ReadDiskExportRequest{Namespace: key.Namespace, Name: key.Name, Offset: offset, Etag: etag})
-	}
-}
 
 func (c *Client) readVolume(imageUID string) read {
 	return func(ctx context.Context, offset int64, etag string) (grpc.ServerStreamingClient[diskv1.ReadDiskExportResponse], error) {

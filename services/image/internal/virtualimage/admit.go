@@ -68,7 +68,7 @@ func (r *Reconciler[T]) supported(spec *imagev1.VirtualImageSpec) *fault.Fault {
 	if ref == nil {
 		return nil
 	}
-	if _, known := rights[ref.GetKind()]; !known || ref.GetKind() == imagev1.ObjectRefKind_VirtualDisk && r.Disks == nil {
+	if !r.reads(ref.GetKind()) {
 		return fault.New(fault.Invalid, intake.ReasonNotSupported,
 			"spec.dataSource.objectRef.kind %s is not supported here: use VirtualImage or ClusterVirtualImage", ref.GetKind()).
 			WithField(pathSource, intake.ReasonNotSupported, ref.GetKind().String()+" is not supported here")
@@ -76,12 +76,24 @@ func (r *Reconciler[T]) supported(spec *imagev1.VirtualImageSpec) *fault.Fault {
 	return nil
 }
 
+// reads reports whether images can be made here from objects of a kind.
+func (r *Reconciler[T]) reads(kind imagev1.ObjectRefKind_Value) bool {
+	switch kind {
+	case imagev1.ObjectRefKind_VirtualDisk:
+		return r.Disks != nil
+	case imagev1.ObjectRefKind_VirtualDiskSnapshot:
+		return r.Disks != nil && r.Disks.HasSnapshots()
+	}
+	return true
+}
+
 // rights are what is needed to name an object of a kind that images are made from:
-// to make one from a disk is to read the disk.
+// to make one from a disk, or from its snapshot, is to read it.
 var rights = map[imagev1.ObjectRefKind_Value]auth.Attributes{
 	imagev1.ObjectRefKind_VirtualImage:        {Group: resourceGroup, Resource: "virtualimages"},
 	imagev1.ObjectRefKind_ClusterVirtualImage: {Group: resourceGroup, Resource: "clustervirtualimages"},
 	imagev1.ObjectRefKind_VirtualDisk:         {Group: subresourceGroup, Resource: "virtualdisks", Subresource: "export"},
+	imagev1.ObjectRefKind_VirtualDiskSnapshot: {Group: subresourceGroup, Resource: "virtualdisksnapshots", Subresource: "export"},
 }
 
 // made reports whether the image is there, or was: its spec can't be changed any

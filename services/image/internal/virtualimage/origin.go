@@ -44,6 +44,8 @@ func (o *Origins) Origin(ctx context.Context, w intake.Wish) (intake.Origin, err
 		return o.ClusterImages(ctx, resource.Key{Name: ref.GetName()})
 	case ref.GetKind() == imagev1.ObjectRefKind_VirtualDisk && o.Disks != nil:
 		return o.Disks.Disk(ctx, w.Owner, key)
+	case ref.GetKind() == imagev1.ObjectRefKind_VirtualDiskSnapshot && o.Disks != nil && o.Disks.HasSnapshots():
+		return o.Disks.Snapshot(ctx, w.Owner, key)
 	}
 	return intake.Origin{}, fault.New(fault.Invalid, intake.ReasonNotSupported, "an objectRef of kind %s is not supported here", ref.GetKind())
 }

@@ -56,6 +56,8 @@ func TestClusterImageNamesWhatItsAuthorMayRead(t *testing.T) {
 		"an image that they may list":    {[]string{"list virtualimages team "}, copies(imagev1.ObjectRefKind_VirtualImage, "team"), fault.Denied},
 		"an image of others":             {nil, copies(imagev1.ObjectRefKind_VirtualImage, "others"), fault.Denied},
 		"a disk":                         {[]string{"get virtualdisks/export team ubuntu"}, copies(imagev1.ObjectRefKind_VirtualDisk, "team"), fault.None},
+		"a snapshot":                     {[]string{"get virtualdisksnapshots/export team ubuntu"}, copies(imagev1.ObjectRefKind_VirtualDiskSnapshot, "team"), fault.None},
+		"a snapshot that they may see":   {[]string{"get virtualdisksnapshots team ubuntu"}, copies(imagev1.ObjectRefKind_VirtualDiskSnapshot, "team"), fault.Denied},
 		"a disk that they may only see":  {[]string{"get virtualdisks team ubuntu"}, copies(imagev1.ObjectRefKind_VirtualDisk, "team"), fault.Denied},
 		"an image of the cluster's":      {nil, copies(imagev1.ObjectRefKind_ClusterVirtualImage, ""), fault.None},
 		"nothing that needs other right": {nil, &imagev1.ClusterDataSource{Type: imagev1.DataSourceType_HTTP}, fault.None},

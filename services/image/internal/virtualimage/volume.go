@@ -17,10 +17,13 @@ import (
 // Disks is the disk service: what images are made from, and where those are kept
 // that are not in DVCR.
 type Disks interface {
-	// Disk gives a disk to be read, and holds it for the image.
+	// Disk gives a disk to be read, and holds it for the image; Snapshot a snapshot,
+	// where HasSnapshots.
 	Disk(ctx context.Context, image *metav1.Holder, key resource.Key) (intake.Origin, error)
-	// Release lets go of all disks that are held for an image but one.
-	Release(ctx context.Context, imageUID string, keep resource.Key) error
+	Snapshot(ctx context.Context, image *metav1.Holder, key resource.Key) (intake.Origin, error)
+	HasSnapshots() bool
+	// Release lets go of all that is held for an image, but for what keep is true of.
+	Release(ctx context.Context, imageUID string, keep func(kind string, key resource.Key) bool) error
 	// EnsureVolume makes the volume of an image, or tells of it.
 	EnsureVolume(ctx context.Context, request *diskv1.EnsureImageVolumeRequest) (*diskv1.ImageVolume, error)
 	DeleteVolume(ctx context.Context, imageUID string) error
@@ -116,6 +119,9 @@ func (r *Reconciler[T]) volumeSource(ctx context.Context, image T, request *disk
 	case imagev1.ObjectRefKind_VirtualDisk:
 		request.Source = &diskv1.EnsureImageVolumeRequest_Disk{Disk: &diskv1.ImageVolumeDisk{Namespace: wish.Namespace, Name: ref.GetName()}}
 		return nil
+	case imagev1.ObjectRefKind_VirtualDiskSnapshot:
+		request.Source = &diskv1.EnsureImageVolumeRequest_Snapshot{Snapshot: &diskv1.ImageVolumeDisk{Namespace: wish.Namespace, Name: ref.GetName()}}
+		return nil
 	case imagev1.ObjectRefKind_VirtualImage:
 		other, err := r.Images.Get(resource.Key{Namespace: wish.Namespace, Name: ref.GetName()})
 		if err == nil && onVolume(r.Kind.spec(other)) && !resource.Terminating(other) {
@@ -145,19 +151,18 @@ func (r *Reconciler[T]) leaveRegistry(ctx context.Context, image T, o *observati
 	return err
 }
 
-// release lets go of the disks that the image doesn't need any more.
+// release lets go of the disks and snapshots that the image doesn't need any more.
 func (r *Reconciler[T]) release(ctx context.Context, image T, o *observation) error {
 	if r.Disks == nil {
 		return nil
 	}
-	var keep resource.Key
 	spec := r.Kind.spec(image)
 	ref := spec.GetDataSource().GetObjectRef()
 	over := o.Published != nil || phase(image, o) == imagev1.ImagePhase_Failed || resource.Terminating(image)
-	if ref.GetKind() == imagev1.ObjectRefKind_VirtualDisk && !onVolume(spec) && !over {
-		keep = resource.Key{Namespace: r.Kind.namespace(image), Name: ref.GetName()}
-	}
-	return r.Disks.Release(ctx, image.GetMetadata().GetUid(), keep)
+	return r.Disks.Release(ctx, image.GetMetadata().GetUid(), func(kind string, key resource.Key) bool {
+		return !over && !onVolume(spec) && ref.GetKind().String() == kind &&
+			key == resource.Key{Namespace: r.Kind.namespace(image), Name: ref.GetName()}
+	})
 }
 
 // holder is the image as a holder of a disk.
