@@ -96,6 +96,8 @@ type Options struct {
 	Timeouts Timeouts
 	Retry    Retry
 
+	// Resolver looks names up, anew for each connection; nil is the machine's own.
+	Resolver *net.Resolver
 	// Wrap, if set, stands between the requests and the policy, such as to log in:
 	// it is asked for each request, redirects and other origins included.
 	Wrap func(http.RoundTripper) http.RoundTripper
@@ -185,7 +187,7 @@ func newClient(o *Options) (*http.Client, error) {
 	if len(o.CABundle) > 0 && !roots.AppendCertsFromPEM(o.CABundle) {
 		return nil, failure.Terminalf(ReasonInvalidCA, "the CA bundle holds no PEM certificate")
 	}
-	dialer := &net.Dialer{Timeout: o.Timeouts.Connect, Control: policy{allowed: o.AllowPrivate}.control}
+	dialer := &net.Dialer{Timeout: o.Timeouts.Connect, Control: policy{allowed: o.AllowPrivate}.control, Resolver: o.Resolver}
 	var transport http.RoundTripper = &http.Transport{
 		DialContext:            dialer.DialContext,
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
