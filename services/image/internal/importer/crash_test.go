@@ -3,10 +3,14 @@ package importer_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,14 +35,19 @@ type place string
 func (p place) storage() string { return filepath.Join(string(p), "dvcr") }
 func (p place) staging() string { return filepath.Join(string(p), "staging") }
 
-// begin has an import work in a place. It goes on with what is there.
-func (p place) begin(t *testing.T, url string) *fixture {
+func (p place) make(t *testing.T) {
 	t.Helper()
 	for _, folder := range []string{p.storage(), p.staging()} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// begin has an import work in a place. It goes on with what is there.
+func (p place) begin(t *testing.T, url string) *fixture {
+	t.Helper()
+	p.make(t)
 	f := newFixtureAt(t, nil, dvcrtest.Options{Local: true, Root: p.storage()})
 	f.staging = p.staging()
 	f.importer = importer.New(importer.Options{StagingDir: f.staging, ChunkBytes: chunk})
@@ -65,7 +74,7 @@ func (s *surviving) Clear(context.Context) error { return durable.Remove(s.path)
 func TestCrashChild(t *testing.T) {
 	dir, url := os.Getenv(crashDir), os.Getenv(crashURL)
 	if dir == "" {
-		t.Skip("it is run by TestKilledImportIsEndedByTheNextProcess")
+		t.Skip("it is run by the tests that kill it")
 	}
 	f := place(dir).begin(t, url)
 	if _, err := f.importer.Import(t.Context(), f.request); err != nil {
@@ -111,26 +120,65 @@ func TestKilledImportIsEndedByTheNextProcess(t *testing.T) {
 	}
 }
 
-// killAt runs an import in a process of its own and kills it when that many
-// things happened to files below the place; false if it ended before.
-func (p place) killAt(t *testing.T, url string, event int) bool {
+// TestImportKilledInItsHeaderIsDoneByTheNextProcess kills a process that has a part
+// of what it must read before it knows what the file is.
+func TestImportKilledInItsHeaderIsDoneByTheNextProcess(t *testing.T) {
+	raw := rawDisk(t)
+	data := converted(t, raw, "-O", "qcow2")
+	for _, sent := range []int{0, 60, 4 << 10, 66 << 10} {
+		t.Run(fmt.Sprint(sent, " bytes"), func(t *testing.T) {
+			reading := make(chan struct{})
+			stuck := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+				w.Header().Set("ETag", `"v1"`)
+				_, _ = w.Write(data[:sent])
+				_ = http.NewResponseController(w).Flush()
+				close(reading)
+				<-r.Context().Done()
+			}))
+			t.Cleanup(stuck.Close)
+			p := place(t.TempDir())
+			child, output := p.child(t, stuck.URL+"/disk")
+			<-reading
+			if err := child.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if err := child.Wait(); err == nil {
+				t.Fatalf("it ended by itself\n%s", output)
+			}
+			f := p.begin(t, newFixture(t, data, nil).address+"/disk")
+			got, err := f.importer.Import(t.Context(), f.request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.holds(t, got, raw)
+		})
+	}
+}
+
+// child begins an import in a process of its own.
+func (p place) child(t *testing.T, url string) (*exec.Cmd, *strings.Builder) {
 	t.Helper()
-	for _, folder := range []string{p.storage(), p.staging()} {
-		if err := os.MkdirAll(folder, 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	watch, err := newWatch(string(p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := exec.Command(os.Args[0], "-test.run=^TestCrashChild$")
+	p.make(t)
+	child, output := exec.Command(os.Args[0], "-test.run=^TestCrashChild$"), new(strings.Builder)
 	child.Env = append(os.Environ(), crashDir+"="+string(p), crashURL+"="+url)
-	output := new(strings.Builder)
 	child.Stdout, child.Stderr = output, output
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
+	return child, output
+}
+
+// killAt runs an import in a process of its own and kills it when that many
+// things happened to files below the place; false if it ended before.
+func (p place) killAt(t *testing.T, url string, event int) bool {
+	t.Helper()
+	p.make(t)
+	watch, err := newWatch(string(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, output := p.child(t, url)
 	reached := make(chan bool, 1)
 	go func() { reached <- watch.countTo(event, child.Process) }()
 	err = child.Wait()
