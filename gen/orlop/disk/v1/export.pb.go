@@ -26,7 +26,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// DescribeDiskExportRequest names a VirtualDisk and a format.
+// DescribeDiskExportRequest names a VirtualDisk, or a VirtualDiskSnapshot, and a
+// format.
 type DescribeDiskExportRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`

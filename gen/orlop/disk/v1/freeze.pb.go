@@ -264,6 +264,114 @@ func (x *DiskFreeze) GetStorageClassName() string {
 	return ""
 }
 
+// RevertDiskRequest names a disk and a layer.
+type RevertDiskRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// UID of the disk; another disk of the same name is left as it is.
+	Uid string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Name of the layer.
+	Layer         string `protobuf:"bytes,4,opt,name=layer,proto3" json:"layer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevertDiskRequest) Reset() {
+	*x = RevertDiskRequest{}
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevertDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevertDiskRequest) ProtoMessage() {}
+
+func (x *RevertDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevertDiskRequest.ProtoReflect.Descriptor instead.
+func (*RevertDiskRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RevertDiskRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RevertDiskRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RevertDiskRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *RevertDiskRequest) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+// RevertDiskResponse is empty.
+type RevertDiskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevertDiskResponse) Reset() {
+	*x = RevertDiskResponse{}
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevertDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevertDiskResponse) ProtoMessage() {}
+
+func (x *RevertDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevertDiskResponse.ProtoReflect.Descriptor instead.
+func (*RevertDiskResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{4}
+}
+
 // GetFrozenLayerRequest names a layer.
 type GetFrozenLayerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -274,7 +382,7 @@ type GetFrozenLayerRequest struct {
 
 func (x *GetFrozenLayerRequest) Reset() {
 	*x = GetFrozenLayerRequest{}
-	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[3]
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -286,7 +394,7 @@ func (x *GetFrozenLayerRequest) String() string {
 func (*GetFrozenLayerRequest) ProtoMessage() {}
 
 func (x *GetFrozenLayerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[3]
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -299,7 +407,7 @@ func (x *GetFrozenLayerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFrozenLayerRequest.ProtoReflect.Descriptor instead.
 func (*GetFrozenLayerRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{3}
+	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetFrozenLayerRequest) GetLayer() string {
@@ -323,7 +431,7 @@ type FrozenLayer struct {
 
 func (x *FrozenLayer) Reset() {
 	*x = FrozenLayer{}
-	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[4]
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +443,7 @@ func (x *FrozenLayer) String() string {
 func (*FrozenLayer) ProtoMessage() {}
 
 func (x *FrozenLayer) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[4]
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +456,7 @@ func (x *FrozenLayer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrozenLayer.ProtoReflect.Descriptor instead.
 func (*FrozenLayer) Descriptor() ([]byte, []int) {
-	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{4}
+	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FrozenLayer) GetVirtualBytes() int64 {
@@ -382,7 +490,7 @@ type DropFrozenLayerRequest struct {
 
 func (x *DropFrozenLayerRequest) Reset() {
 	*x = DropFrozenLayerRequest{}
-	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[5]
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +502,7 @@ func (x *DropFrozenLayerRequest) String() string {
 func (*DropFrozenLayerRequest) ProtoMessage() {}
 
 func (x *DropFrozenLayerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[5]
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +515,7 @@ func (x *DropFrozenLayerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropFrozenLayerRequest.ProtoReflect.Descriptor instead.
 func (*DropFrozenLayerRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{5}
+	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DropFrozenLayerRequest) GetLayer() string {
@@ -426,7 +534,7 @@ type DropFrozenLayerResponse struct {
 
 func (x *DropFrozenLayerResponse) Reset() {
 	*x = DropFrozenLayerResponse{}
-	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[6]
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +546,7 @@ func (x *DropFrozenLayerResponse) String() string {
 func (*DropFrozenLayerResponse) ProtoMessage() {}
 
 func (x *DropFrozenLayerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[6]
+	mi := &file_orlop_disk_v1_freeze_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +559,7 @@ func (x *DropFrozenLayerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropFrozenLayerResponse.ProtoReflect.Descriptor instead.
 func (*DropFrozenLayerResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{6}
+	return file_orlop_disk_v1_freeze_proto_rawDescGZIP(), []int{8}
 }
 
 var File_orlop_disk_v1_freeze_proto protoreflect.FileDescriptor
@@ -477,7 +585,13 @@ const file_orlop_disk_v1_freeze_proto_rawDesc = "" +
 	"\x06format\x18\x03 \x01(\tR\x06format\x12#\n" +
 	"\rvirtual_bytes\x18\x04 \x01(\x03R\fvirtualBytes\x12-\n" +
 	"\x06holder\x18\x05 \x01(\v2\x15.orlop.meta.v1.HolderR\x06holder\x12,\n" +
-	"\x12storage_class_name\x18\x06 \x01(\tR\x10storageClassName\"5\n" +
+	"\x12storage_class_name\x18\x06 \x01(\tR\x10storageClassName\"\x85\x01\n" +
+	"\x11RevertDiskRequest\x12$\n" +
+	"\tnamespace\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\tnamespace\x12\x1a\n" +
+	"\x04name\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x1c\n" +
+	"\x05layer\x18\x04 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05layer\"\x14\n" +
+	"\x12RevertDiskResponse\"5\n" +
 	"\x15GetFrozenLayerRequest\x12\x1c\n" +
 	"\x05layer\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05layer\"^\n" +
 	"\vFrozenLayer\x12#\n" +
@@ -486,10 +600,12 @@ const file_orlop_disk_v1_freeze_proto_rawDesc = "" +
 	"\x06frozen\x18\x03 \x01(\bR\x06frozen\"6\n" +
 	"\x16DropFrozenLayerRequest\x12\x1c\n" +
 	"\x05layer\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05layer\"\x19\n" +
-	"\x17DropFrozenLayerResponse2\x8f\x03\n" +
+	"\x17DropFrozenLayerResponse2\xea\x03\n" +
 	"\x11DiskFreezeService\x12[\n" +
 	"\x0fBeginDiskFreeze\x12%.orlop.disk.v1.BeginDiskFreezeRequest\x1a\x19.orlop.disk.v1.DiskFreeze\"\x06\xa2\xd4\x18\x02\x18\x01\x12W\n" +
-	"\rEndDiskFreeze\x12#.orlop.disk.v1.EndDiskFreezeRequest\x1a\x19.orlop.disk.v1.DiskFreeze\"\x06\xa2\xd4\x18\x02\x18\x01\x12Z\n" +
+	"\rEndDiskFreeze\x12#.orlop.disk.v1.EndDiskFreezeRequest\x1a\x19.orlop.disk.v1.DiskFreeze\"\x06\xa2\xd4\x18\x02\x18\x01\x12Y\n" +
+	"\n" +
+	"RevertDisk\x12 .orlop.disk.v1.RevertDiskRequest\x1a!.orlop.disk.v1.RevertDiskResponse\"\x06\xa2\xd4\x18\x02\x18\x01\x12Z\n" +
 	"\x0eGetFrozenLayer\x12$.orlop.disk.v1.GetFrozenLayerRequest\x1a\x1a.orlop.disk.v1.FrozenLayer\"\x06\xa2\xd4\x18\x02\x18\x01\x12h\n" +
 	"\x0fDropFrozenLayer\x12%.orlop.disk.v1.DropFrozenLayerRequest\x1a&.orlop.disk.v1.DropFrozenLayerResponse\"\x06\xa2\xd4\x18\x02\x18\x01B$Z\"orlop.dev/gen/orlop/disk/v1;diskv1b\x06proto3"
 
@@ -505,29 +621,33 @@ func file_orlop_disk_v1_freeze_proto_rawDescGZIP() []byte {
 	return file_orlop_disk_v1_freeze_proto_rawDescData
 }
 
-var file_orlop_disk_v1_freeze_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_orlop_disk_v1_freeze_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_orlop_disk_v1_freeze_proto_goTypes = []any{
 	(*BeginDiskFreezeRequest)(nil),  // 0: orlop.disk.v1.BeginDiskFreezeRequest
 	(*EndDiskFreezeRequest)(nil),    // 1: orlop.disk.v1.EndDiskFreezeRequest
 	(*DiskFreeze)(nil),              // 2: orlop.disk.v1.DiskFreeze
-	(*GetFrozenLayerRequest)(nil),   // 3: orlop.disk.v1.GetFrozenLayerRequest
-	(*FrozenLayer)(nil),             // 4: orlop.disk.v1.FrozenLayer
-	(*DropFrozenLayerRequest)(nil),  // 5: orlop.disk.v1.DropFrozenLayerRequest
-	(*DropFrozenLayerResponse)(nil), // 6: orlop.disk.v1.DropFrozenLayerResponse
-	(*v1.Holder)(nil),               // 7: orlop.meta.v1.Holder
+	(*RevertDiskRequest)(nil),       // 3: orlop.disk.v1.RevertDiskRequest
+	(*RevertDiskResponse)(nil),      // 4: orlop.disk.v1.RevertDiskResponse
+	(*GetFrozenLayerRequest)(nil),   // 5: orlop.disk.v1.GetFrozenLayerRequest
+	(*FrozenLayer)(nil),             // 6: orlop.disk.v1.FrozenLayer
+	(*DropFrozenLayerRequest)(nil),  // 7: orlop.disk.v1.DropFrozenLayerRequest
+	(*DropFrozenLayerResponse)(nil), // 8: orlop.disk.v1.DropFrozenLayerResponse
+	(*v1.Holder)(nil),               // 9: orlop.meta.v1.Holder
 }
 var file_orlop_disk_v1_freeze_proto_depIdxs = []int32{
-	7, // 0: orlop.disk.v1.DiskFreeze.holder:type_name -> orlop.meta.v1.Holder
+	9, // 0: orlop.disk.v1.DiskFreeze.holder:type_name -> orlop.meta.v1.Holder
 	0, // 1: orlop.disk.v1.DiskFreezeService.BeginDiskFreeze:input_type -> orlop.disk.v1.BeginDiskFreezeRequest
 	1, // 2: orlop.disk.v1.DiskFreezeService.EndDiskFreeze:input_type -> orlop.disk.v1.EndDiskFreezeRequest
-	3, // 3: orlop.disk.v1.DiskFreezeService.GetFrozenLayer:input_type -> orlop.disk.v1.GetFrozenLayerRequest
-	5, // 4: orlop.disk.v1.DiskFreezeService.DropFrozenLayer:input_type -> orlop.disk.v1.DropFrozenLayerRequest
-	2, // 5: orlop.disk.v1.DiskFreezeService.BeginDiskFreeze:output_type -> orlop.disk.v1.DiskFreeze
-	2, // 6: orlop.disk.v1.DiskFreezeService.EndDiskFreeze:output_type -> orlop.disk.v1.DiskFreeze
-	4, // 7: orlop.disk.v1.DiskFreezeService.GetFrozenLayer:output_type -> orlop.disk.v1.FrozenLayer
-	6, // 8: orlop.disk.v1.DiskFreezeService.DropFrozenLayer:output_type -> orlop.disk.v1.DropFrozenLayerResponse
-	5, // [5:9] is the sub-list for method output_type
-	1, // [1:5] is the sub-list for method input_type
+	3, // 3: orlop.disk.v1.DiskFreezeService.RevertDisk:input_type -> orlop.disk.v1.RevertDiskRequest
+	5, // 4: orlop.disk.v1.DiskFreezeService.GetFrozenLayer:input_type -> orlop.disk.v1.GetFrozenLayerRequest
+	7, // 5: orlop.disk.v1.DiskFreezeService.DropFrozenLayer:input_type -> orlop.disk.v1.DropFrozenLayerRequest
+	2, // 6: orlop.disk.v1.DiskFreezeService.BeginDiskFreeze:output_type -> orlop.disk.v1.DiskFreeze
+	2, // 7: orlop.disk.v1.DiskFreezeService.EndDiskFreeze:output_type -> orlop.disk.v1.DiskFreeze
+	4, // 8: orlop.disk.v1.DiskFreezeService.RevertDisk:output_type -> orlop.disk.v1.RevertDiskResponse
+	6, // 9: orlop.disk.v1.DiskFreezeService.GetFrozenLayer:output_type -> orlop.disk.v1.FrozenLayer
+	8, // 10: orlop.disk.v1.DiskFreezeService.DropFrozenLayer:output_type -> orlop.disk.v1.DropFrozenLayerResponse
+	6, // [6:11] is the sub-list for method output_type
+	1, // [1:6] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -544,7 +664,7 @@ func file_orlop_disk_v1_freeze_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_disk_v1_freeze_proto_rawDesc), len(file_orlop_disk_v1_freeze_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	DiskFreezeService_BeginDiskFreeze_FullMethodName = "/orlop.disk.v1.DiskFreezeService/BeginDiskFreeze"
 	DiskFreezeService_EndDiskFreeze_FullMethodName   = "/orlop.disk.v1.DiskFreezeService/EndDiskFreeze"
+	DiskFreezeService_RevertDisk_FullMethodName      = "/orlop.disk.v1.DiskFreezeService/RevertDisk"
 	DiskFreezeService_GetFrozenLayer_FullMethodName  = "/orlop.disk.v1.DiskFreezeService/GetFrozenLayer"
 	DiskFreezeService_DropFrozenLayer_FullMethodName = "/orlop.disk.v1.DiskFreezeService/DropFrozenLayer"
 )
@@ -44,6 +45,10 @@ type DiskFreezeServiceClient interface {
 	// EndDiskFreeze makes the layer one that disks can be made from. Refused, with
 	// reason VirtualDiskAlreadyInUse, while a VM may still write to it.
 	EndDiskFreeze(ctx context.Context, in *EndDiskFreezeRequest, opts ...grpc.CallOption) (*DiskFreeze, error)
+	// RevertDisk makes a disk show what a frozen layer has, in one step. Refused, with
+	// reason VirtualDiskAlreadyInUse, while a VM may write to it. Repeating it drops
+	// what was written in between.
+	RevertDisk(ctx context.Context, in *RevertDiskRequest, opts ...grpc.CallOption) (*RevertDiskResponse, error)
 	// GetFrozenLayer tells of a layer, or a fault of class NotFound.
 	GetFrozenLayer(ctx context.Context, in *GetFrozenLayerRequest, opts ...grpc.CallOption) (*FrozenLayer, error)
 	// DropFrozenLayer ends the keeping of a layer: its space comes back once no disk
@@ -73,6 +78,16 @@ func (c *diskFreezeServiceClient) EndDiskFreeze(ctx context.Context, in *EndDisk
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DiskFreeze)
 	err := c.cc.Invoke(ctx, DiskFreezeService_EndDiskFreeze_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *diskFreezeServiceClient) RevertDisk(ctx context.Context, in *RevertDiskRequest, opts ...grpc.CallOption) (*RevertDiskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevertDiskResponse)
+	err := c.cc.Invoke(ctx, DiskFreezeService_RevertDisk_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +131,10 @@ type DiskFreezeServiceServer interface {
 	// EndDiskFreeze makes the layer one that disks can be made from. Refused, with
 	// reason VirtualDiskAlreadyInUse, while a VM may still write to it.
 	EndDiskFreeze(context.Context, *EndDiskFreezeRequest) (*DiskFreeze, error)
+	// RevertDisk makes a disk show what a frozen layer has, in one step. Refused, with
+	// reason VirtualDiskAlreadyInUse, while a VM may write to it. Repeating it drops
+	// what was written in between.
+	RevertDisk(context.Context, *RevertDiskRequest) (*RevertDiskResponse, error)
 	// GetFrozenLayer tells of a layer, or a fault of class NotFound.
 	GetFrozenLayer(context.Context, *GetFrozenLayerRequest) (*FrozenLayer, error)
 	// DropFrozenLayer ends the keeping of a layer: its space comes back once no disk
@@ -136,6 +155,9 @@ func (UnimplementedDiskFreezeServiceServer) BeginDiskFreeze(context.Context, *Be
 }
 func (UnimplementedDiskFreezeServiceServer) EndDiskFreeze(context.Context, *EndDiskFreezeRequest) (*DiskFreeze, error) {
 	return nil, status.Error(codes.Unimplemented, "method EndDiskFreeze not implemented")
+}
+func (UnimplementedDiskFreezeServiceServer) RevertDisk(context.Context, *RevertDiskRequest) (*RevertDiskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevertDisk not implemented")
 }
 func (UnimplementedDiskFreezeServiceServer) GetFrozenLayer(context.Context, *GetFrozenLayerRequest) (*FrozenLayer, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetFrozenLayer not implemented")
@@ -200,6 +222,24 @@ func _DiskFreezeService_EndDiskFreeze_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DiskFreezeService_RevertDisk_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevertDiskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DiskFreezeServiceServer).RevertDisk(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DiskFreezeService_RevertDisk_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DiskFreezeServiceServer).RevertDisk(ctx, req.(*RevertDiskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _DiskFreezeService_GetFrozenLayer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetFrozenLayerRequest)
 	if err := dec(in); err != nil {
@@ -250,6 +290,10 @@ var DiskFreezeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EndDiskFreeze",
 			Handler:    _DiskFreezeService_EndDiskFreeze_Handler,
+		},
+		{
+			MethodName: "RevertDisk",
+			Handler:    _DiskFreezeService_RevertDisk_Handler,
 		},
 		{
 			MethodName: "GetFrozenLayer",

@@ -42,6 +42,7 @@ type Disks interface {
 type Volumes interface {
 	BeginFreeze(ctx context.Context, f layer.Freezing) (layer.Layer, error)
 	EndFreeze(ctx context.Context, volume, name string, switched bool) error
+	Revert(ctx context.Context, volume, layer string) error
 	Layer(ctx context.Context, name string) (layer.Layer, bool, error)
 	Drop(ctx context.Context, name string) error
 }
@@ -100,6 +101,23 @@ func (s *Service) EndDiskFreeze(ctx context.Context, request *diskv1.EndDiskFree
 		return nil, failure(err, key)
 	}
 	return answer(disk, ended), nil
+}
+
+// RevertDisk implements diskv1.DiskFreezeServiceServer.
+func (s *Service) RevertDisk(ctx context.Context, request *diskv1.RevertDiskRequest) (*diskv1.RevertDiskResponse, error) {
+	key := resource.Key{Namespace: request.GetNamespace(), Name: request.GetName()}
+	disk, err := s.find(ctx, key, request.GetUid())
+	if err != nil {
+		return nil, err
+	}
+	if user := userOf(disk); user != nil {
+		return nil, fault.New(fault.NotReady, reasonInUse, "%s %s runs with disk %s",
+			user.GetKind(), user.GetName(), key.Name).WithRetryAfter(again)
+	}
+	if err := s.Volumes.Revert(ctx, disk.GetMetadata().GetUid(), request.GetLayer()); err != nil {
+		return nil, failure(err, key)
+	}
+	return &diskv1.RevertDiskResponse{}, nil
 }
 
 // GetFrozenLayer implements diskv1.DiskFreezeServiceServer.
@@ -164,7 +182,7 @@ func failure(err error, key resource.Key) error {
 	case errors.Is(err, layer.ErrNoVolume):
 		return fault.Wrap(err, fault.NotReady, reasonNotReady, "disk %s has no data", key.Name)
 	case errors.Is(err, layer.ErrNoLayer):
-		return fault.Wrap(err, fault.NotFound, reasonNoLayer, "the freezing of disk %s was not begun", key.Name)
+		return fault.Wrap(err, fault.NotFound, reasonNoLayer, "the layer of disk %s is not there", key.Name)
 	case errors.Is(err, layer.ErrBusy):
 		return fault.Wrap(err, fault.NotReady, reasonInUse, "somebody still has the data of disk %s open", key.Name).WithRetryAfter(again)
 	case errors.Is(err, layer.ErrDeep):
