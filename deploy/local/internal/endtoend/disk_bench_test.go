@@ -171,15 +171,13 @@ func (d *restDoor) makeDisk(b *testing.B, name string) {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var event struct {
-			Result struct {
-				Object struct {
-					Metadata struct{ Name string }
-					Status   struct{ Phase string }
-				}
+			Object struct {
+				Metadata struct{ Name string }
+				Status   struct{ Phase string }
 			}
 		}
 		check(b, json.Unmarshal(lines.Bytes(), &event))
-		if object := event.Result.Object; object.Metadata.Name == name && object.Status.Phase == "Ready" {
+		if object := event.Object; object.Metadata.Name == name && object.Status.Phase == "Ready" {
 			return
 		}
 	}
