@@ -204,7 +204,7 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 		nodeAddress = d.gateway.String()
 	}
 	options := vm.Options{
-		Etcd: d.store.Client(), Prefix: vm.DefaultPrefix, Disks: conn, Images: conn, Networks: conn,
+		Etcd: d.store.Client(), Prefix: vm.DefaultPrefix, Disks: conn, Images: conn, Networks: conn, Snapshots: conn,
 		Dir: d.home.Machines(), DiskRoots: []string{d.home.Disks(), d.images.Dir()},
 		Nodes: nodeNames(d.settings.Nodes), NodeAddress: nodeAddress, QEMU: d.settings.QEMU,
 		KeepOldQEMU: d.settings.KeepOldQEMU, RebalanceEvery: d.settings.RebalanceEvery,
@@ -230,7 +230,7 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 
 func (d *daemon) newSnapshot(_ context.Context, conn *grpc.ClientConn) (serve.Part, error) {
 	options := snapshot.Options{
-		Etcd: d.store.Client(), Prefix: snapshot.DefaultPrefix, Disks: conn, Machines: conn, Networks: conn,
+		Etcd: d.store.Client(), Prefix: snapshot.DefaultPrefix, Disks: conn, Images: conn, Machines: conn, Networks: conn,
 		Logger: d.logger.With("service", "snapshot"),
 	}
 	if d.cluster != nil {

@@ -68,6 +68,9 @@ func Handlers() []Handler {
 		{"orlop.snapshot.v1.VirtualMachineSnapshotService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return snapshotv1.RegisterVirtualMachineSnapshotServiceHandlerClient(ctx, mux, snapshotv1.NewVirtualMachineSnapshotServiceClient(conn))
 		}},
+		{"orlop.snapshot.v1.VirtualMachineSnapshotOperationService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return snapshotv1.RegisterVirtualMachineSnapshotOperationServiceHandlerClient(ctx, mux, snapshotv1.NewVirtualMachineSnapshotOperationServiceClient(conn))
+		}},
 		{"orlop.snapshot.v1.VolumeSnapshotClassService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return snapshotv1.RegisterVolumeSnapshotClassServiceHandlerClient(ctx, mux, snapshotv1.NewVolumeSnapshotClassServiceClient(conn))
 		}},

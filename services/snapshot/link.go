@@ -6,6 +6,7 @@ import (
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	snapshotv1 "orlop.dev/gen/orlop/snapshot/v1"
+	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile"
 	"orlop.dev/kit/resource"
@@ -21,6 +22,13 @@ func (s *Service) changed(_ string, key resource.Key) {
 	})
 	wake(s.machines, key.Namespace, func(o *snapshotv1.VirtualMachineSnapshot) bool {
 		return o.GetStatus().GetPhase() == snapshotv1.SnapshotPhase_Pending
+	})
+	// Those that put a VM back wait for it to be off.
+	wake(s.restores, key.Namespace, func(o *snapshotv1.VirtualMachineRestore) bool {
+		return o.GetStatus().GetPhase() == snapshotv1.RestorePhase_InProgress
+	})
+	wake(s.operations, key.Namespace, func(o *snapshotv1.VirtualMachineSnapshotOperation) bool {
+		return o.GetStatus().GetPhase() == vmv1.OperationPhase_InProgress
 	})
 }
 
@@ -41,8 +49,8 @@ func wake[T resource.Object](k *kept[T], namespace string, concerned func(T) boo
 	}
 }
 
-// follow wakes what waits for VM snapshots, until ctx ends: restores, and disks'
-// snapshots whose VM's is gone.
+// follow wakes what waits for VM snapshots, until ctx ends: restores, operations,
+// and disks' snapshots whose VM's is gone.
 func (s *Service) follow(ctx context.Context) error {
 	for {
 		for event, err := range s.machines.Watch(ctx, resource.WatchOptions{}) {
@@ -64,6 +72,9 @@ func (s *Service) follow(ctx context.Context) error {
 func (s *Service) snapshotChanged(event resource.Event[*snapshotv1.VirtualMachineSnapshot]) {
 	meta := event.Object.GetMetadata()
 	wake(s.restores, meta.GetNamespace(), func(o *snapshotv1.VirtualMachineRestore) bool {
+		return o.GetSpec().GetVirtualMachineSnapshotName() == meta.GetName()
+	})
+	wake(s.operations, meta.GetNamespace(), func(o *snapshotv1.VirtualMachineSnapshotOperation) bool {
 		return o.GetSpec().GetVirtualMachineSnapshotName() == meta.GetName()
 	})
 	if event.Type == resource.Deleted {
@@ -152,19 +163,19 @@ func (s *Service) Drop(ctx context.Context, parent *snapshotv1.VirtualMachineSna
 	return nil // somebody keeps it for itself
 }
 
-// Snapshot implements restore.Snapshots.
+// Snapshot implements rebuild.Snapshots.
 func (s *Service) Snapshot(key resource.Key) (*snapshotv1.VirtualMachineSnapshot, bool) {
 	found, err := s.machines.Get(key)
 	return found, err == nil
 }
 
-// Hold implements restore.Snapshots.
+// Hold implements rebuild.Snapshots.
 func (s *Service) Hold(ctx context.Context, key resource.Key, holder *metav1.Holder) error {
 	_, err := s.machines.AddHolder(ctx, key, holder, func(*snapshotv1.VirtualMachineSnapshot) error { return nil })
 	return err
 }
 
-// LetGo implements restore.Snapshots.
+// LetGo implements rebuild.Snapshots.
 func (s *Service) LetGo(ctx context.Context, key resource.Key, uid string) error {
 	_, err := s.machines.RemoveHolder(ctx, key, uid)
 	return err

@@ -29,8 +29,10 @@ import (
 	"orlop.dev/services/snapshot/internal/disksnapshot"
 	"orlop.dev/services/snapshot/internal/machinesnapshot"
 	"orlop.dev/services/snapshot/internal/peer"
+	"orlop.dev/services/snapshot/internal/rebuild"
 	"orlop.dev/services/snapshot/internal/recipe"
 	"orlop.dev/services/snapshot/internal/restore"
+	"orlop.dev/services/snapshot/internal/snapshotoperation"
 )
 
 const (
@@ -40,6 +42,8 @@ const (
 	diskFinalizer    = "virtualization.deckhouse.io/vdsnapshot-cleanup"
 	machineFinalizer = "virtualization.deckhouse.io/vmsnapshot-cleanup"
 	restoreFinalizer = "virtualization.deckhouse.io/vmrestore-cleanup"
+
+	operationFinalizer = "virtualization.deckhouse.io/vmsop-cleanup"
 )
 
 // Options say what the service works with.
@@ -48,6 +52,9 @@ type Options struct {
 	Prefix string
 	// Connections to the services whose objects are taken.
 	Disks, Machines, Networks grpc.ClientConnInterface
+	// Images leads to the image service, which knows whether images are there; nil
+	// where none is asked.
+	Images grpc.ClientConnInterface
 	// Secrets leads to the port to Kubernetes Secrets; nil where there is none.
 	Secrets grpc.ClientConnInterface
 	// ClassAliases are further names of the one VolumeSnapshotClass.
@@ -76,6 +83,8 @@ type Service struct {
 	disks    *kept[*snapshotv1.VirtualDiskSnapshot]
 	machines *kept[*snapshotv1.VirtualMachineSnapshot]
 	restores *kept[*snapshotv1.VirtualMachineRestore]
+
+	operations *kept[*snapshotv1.VirtualMachineSnapshotOperation]
 }
 
 // New wires the service. Nothing happens until its Part runs.
@@ -97,7 +106,7 @@ func New(opts Options) (*Service, error) {
 	}
 	var err error
 	s.objects, err = peer.New(peer.Connections{
-		Disks: opts.Disks, Machines: opts.Machines, Networks: opts.Networks, Secrets: opts.Secrets,
+		Disks: opts.Disks, Images: opts.Images, Machines: opts.Machines, Networks: opts.Networks, Secrets: opts.Secrets,
 	}, s.changed)
 	if err != nil {
 		return nil, err
@@ -116,9 +125,8 @@ func (s *Service) keep(opts Options) error {
 	machines := &machinesnapshot.Reconciler{
 		Objects: s.objects, Capturer: capturer, Children: s, Classes: s.classes, Recipes: recipes, Now: time.Now,
 	}
-	restores := &restore.Reconciler{
-		Objects: s.objects, Maker: s.objects, Snapshots: s, Recipes: recipes,
-		Records: restore.NewStore(opts.Etcd, opts.Prefix), Now: time.Now,
+	engine := &rebuild.Engine{
+		Objects: s.objects, Maker: s.objects, Snapshots: s, Recipes: recipes, Records: rebuild.NewStore(opts.Etcd, opts.Prefix),
 	}
 	var err error
 	if s.disks, err = newKept(opts, keptOptions[*snapshotv1.VirtualDiskSnapshot]{
@@ -132,8 +140,13 @@ func (s *Service) keep(opts Options) error {
 	}); err != nil {
 		return err
 	}
-	s.restores, err = newKept(opts, keptOptions[*snapshotv1.VirtualMachineRestore]{
-		reconciler: restores, admit: restores.Admit, finalizer: restoreFinalizer,
+	if s.restores, err = newKept(opts, keptOptions[*snapshotv1.VirtualMachineRestore]{
+		reconciler: &restore.Reconciler{Engine: engine, Now: time.Now}, finalizer: restoreFinalizer,
+	}); err != nil {
+		return err
+	}
+	s.operations, err = newKept(opts, keptOptions[*snapshotv1.VirtualMachineSnapshotOperation]{
+		reconciler: &snapshotoperation.Reconciler{Engine: engine, Now: time.Now}, finalizer: operationFinalizer,
 	})
 	return err
 }
@@ -188,16 +201,19 @@ func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 		resource.Register(registrar, &snapshotv1.VirtualDiskSnapshotService_ServiceDesc, nil, s.disks.methods),
 		resource.Register(registrar, &snapshotv1.VirtualMachineSnapshotService_ServiceDesc, nil, s.machines.methods),
 		resource.Register(registrar, &snapshotv1.VirtualMachineRestoreService_ServiceDesc, nil, s.restores.methods),
+		resource.Register(registrar, &snapshotv1.VirtualMachineSnapshotOperationService_ServiceDesc, nil, s.operations.methods),
 	)
 }
 
 func (s *Service) ready(ctx context.Context) error {
-	return errors.Join(s.disks.WaitSynced(ctx), s.machines.WaitSynced(ctx), s.restores.WaitSynced(ctx))
+	return errors.Join(s.disks.WaitSynced(ctx), s.machines.WaitSynced(ctx), s.restores.WaitSynced(ctx), s.operations.WaitSynced(ctx))
 }
 
 func (s *Service) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{s.disks.Run, s.machines.Run, s.restores.Run, s.objects.Run} {
+	for _, run := range []func(context.Context) error{
+		s.disks.Run, s.machines.Run, s.restores.Run, s.operations.Run, s.objects.Run,
+	} {
 		group.Go(func() error { return run(ctx) })
 	}
 	group.Go(func() error { return s.leader.Run(ctx, s.lead) })
@@ -214,6 +230,7 @@ func (s *Service) lead(ctx context.Context) error {
 	group.Go(func() error { return s.disks.loop.Run(ctx) })
 	group.Go(func() error { return s.machines.loop.Run(ctx) })
 	group.Go(func() error { return s.restores.loop.Run(ctx) })
+	group.Go(func() error { return s.operations.loop.Run(ctx) })
 	group.Go(func() error { return s.follow(ctx) })
 	return group.Wait()
 }

@@ -60,6 +60,9 @@ type Options struct {
 	// Secrets reaches the SecretService, which has what guests are set up from; nil
 	// where there is no Kubernetes API.
 	Secrets grpc.ClientConnInterface
+	// Snapshots reaches the snapshot service, which restores and clones VMs; nil
+	// where there is none.
+	Snapshots grpc.ClientConnInterface
 	// Dir holds what belongs to running guests.
 	Dir string
 	// DiskRoots are the folders in which disks have their backing files.
@@ -201,6 +204,11 @@ func (s *Service) keep(opts Options) error {
 		Machines: s, Power: records, Others: s.allOperations, Delete: s.deleteOperation, Migrations: s.engine, Now: time.Now,
 	}
 	var err error
+	if opts.Snapshots != nil {
+		if operations.Snapshots, err = peer.NewSnapshots(opts.Snapshots); err != nil {
+			return err
+		}
+	}
 	if s.machines, err = newKept(opts, keptOptions[*vmv1.VirtualMachine]{
 		reconciler: s.rules, admit: s.rules.Admit, finalizer: machineFinalizer, workers: machineWorkers,
 	}); err != nil {
@@ -267,6 +275,7 @@ func (s *Service) Part() serve.Part {
 func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 	vmv1.RegisterNodeServiceServer(registrar, s)
 	vmv1.RegisterGuestDiskServiceServer(registrar, s.quiesce)
+	vmv1.RegisterMaintenanceServiceServer(registrar, maintenance{service: s, records: s.rules.Power})
 	return errors.Join(
 		resource.Register(registrar, &vmv1.VirtualMachineService_ServiceDesc, s, s.machines.methods),
 		resource.Register(registrar, &vmv1.VirtualMachineClassService_ServiceDesc, nil, s.classes.methods),

@@ -20,9 +20,11 @@ type console struct {
 	unread strings.Builder
 }
 
-func (u *user) openConsole() *console {
+func (u *user) openConsole() *console { return u.openConsoleOf("linux-vm") }
+
+func (u *user) openConsoleOf(vm string) *console {
 	u.t.Helper()
-	command := exec.Command(u.bin("orlop"), "console", "linux-vm")
+	command := exec.Command(u.bin("orlop"), "console", vm)
 	command.Env = append(os.Environ(), "ORLOP_HOME="+u.home, "KUBECONFIG="+filepath.Join(u.home, "kubeconfig"))
 	keys, err := command.StdinPipe()
 	check(u.t, err)

@@ -118,25 +118,29 @@ func patchSize(size string) []string {
 func (u *user) login() *console { return u.loginAs("cloud") }
 
 // loginAs logs somebody in whose password is cloud.
-func (u *user) loginAs(name string) *console {
+func (u *user) loginAs(name string) *console { return u.loginTo("linux-vm", name) }
+
+func (u *user) loginTo(vm, name string) *console {
 	u.t.Helper()
-	c := u.openConsole()
+	c := u.openConsoleOf(vm)
 	c.knock()
 	c.send(name + "\n")
 	c.expect("Password: ")
 	c.send("cloud\n")
-	c.expect(promptOf(name))
+	c.expect(promptOf(vm, name))
 	return c
 }
 
 // inGuest runs a command as somebody whose password is cloud, and gives what was
 // printed.
-func (u *user) inGuest(name, command string) string {
+func (u *user) inGuest(name, command string) string { return u.inGuestOf("linux-vm", name, command) }
+
+func (u *user) inGuestOf(vm, name, command string) string {
 	u.t.Helper()
-	c := u.loginAs(name)
+	c := u.loginTo(vm, name)
 	defer c.close()
 	c.send(command + "\n")
-	said := c.expect(promptOf(name))
+	said := c.expect(promptOf(vm, name))
 	c.send("exit\n")
 	return said
 }
@@ -144,9 +148,9 @@ func (u *user) inGuest(name, command string) string {
 // example is the path of an example.
 func (u *user) example(name string) string { return filepath.Join(u.root, "examples", name) }
 
-var prompt = promptOf("cloud")
+var prompt = promptOf("linux-vm", "cloud")
 
-func promptOf(name string) string { return name + `@linux-vm:~$ ` }
+func promptOf(vm, name string) string { return name + "@" + vm + ":~$ " }
 
 // wantSize asks the guest how large its second disk is.
 func wantSize(c *console, mebibytes int) {

@@ -24,6 +24,8 @@ func TestSnapshots(t *testing.T) {
 	u.tells(t, "a disk is frozen under its guest", (*user).testDiskSnapshot)
 	u.tells(t, "images are made from a snapshot", (*user).testImagesOfSnapshot)
 	u.tells(t, "a VM is restored under new names", (*user).testRestoreBeside)
+	u.tells(t, "a VM is put back in place", (*user).testPutBack)
+	u.tells(t, "a VM is copied while it runs", (*user).testClone)
 	u.tells(t, "a VM is restored under its own names", (*user).testRestore)
 }
 
@@ -81,6 +83,54 @@ func (u *user) testRestoreBeside() {
 	u.waitFor("vmrestore/linux-vm-restore", "{.status.phase}", "Ready")
 	u.waitFor("vm/linux-vm-2", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	u.kubectl("delete", "vm/linux-vm-2", "vd/linux-disk-2")
+}
+
+// testPutBack is told first what would be done, then has it done by an operation and
+// by a restore.
+func (u *user) testPutBack() {
+	restore, err := os.ReadFile(u.example("virtualmachineoperation-restore.yaml"))
+	check(u.t, err)
+	named := strings.NewReplacer("generateName: restore-linux-vm-", "name: put-back")
+	try := strings.NewReplacer("generateName: restore-linux-vm-", "name: try", "Strict", "DryRun")
+	u.apply(try.Replace(string(restore)))
+	u.waitFor("vmop/try", "{.status.phase}", "Completed")
+	if said := u.kubectl("get", "vmop/try", "-o", "jsonpath={.status.resources[*].message}"); !strings.Contains(said, "It would be put back.") {
+		u.t.Errorf("a dry run says %q", said)
+	}
+	u.kubectl("label", "vm/linux-vm", "since=then")
+	u.apply(named.Replace(string(restore)))
+	u.waitFor("vmop/put-back", "{.status.phase}", "Completed")
+	u.wantWord("linux-vm", "after")
+	if said := u.kubectl("get", "vm/linux-vm", "-o", "jsonpath={.metadata.labels}"); strings.Contains(said, "since") {
+		u.t.Errorf("the labels are %s", said)
+	}
+	u.inGuest("cloud", "echo later > word; sync")
+	u.apply(strings.ReplaceAll(restoreOfSameNames, "NAME", "forced") + "  restoreMode: Forced\n")
+	u.waitFor("vmrestore/forced", "{.status.phase}", "Ready")
+	u.wantWord("linux-vm", "after")
+}
+
+// wantWord waits for a guest, which has been started anew, and reads its file.
+func (u *user) wantWord(vm, want string) {
+	u.t.Helper()
+	u.waitFor("vm/"+vm, "{.status.phase}", "Running")
+	u.waitFor("vm/"+vm, `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+	if word := u.inGuestOf(vm, "cloud", "cat word"); !strings.Contains(word, want) {
+		u.t.Errorf("the guest of %s reads %q, want %s", vm, word, want)
+	}
+}
+
+func (u *user) testClone() {
+	clone, err := os.ReadFile(u.example("virtualmachineoperation-clone.yaml"))
+	check(u.t, err)
+	u.apply(strings.Replace(string(clone), "generateName: clone-linux-vm-", "name: copy", 1))
+	u.waitFor("vmop/copy", "{.status.phase}", "Completed")
+	u.wantWord("copy-linux-vm", "after")
+	u.kubectl("wait", "--for=delete", "--timeout=60s", "vmsop", "--all")
+	if said := u.kubectl("get", "vmsnapshot", "-o", "name"); strings.Contains(said, "vmop-clone") {
+		u.t.Errorf("snapshots are %s", said)
+	}
+	u.kubectl("delete", "vm/copy-linux-vm", "vd/copy-linux-disk")
 }
 
 func (u *user) testRestore() {

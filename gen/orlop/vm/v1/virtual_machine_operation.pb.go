@@ -94,6 +94,10 @@ const (
 	OperationType_Migrate OperationType_Value = 4
 	// Move the VM away from its node, without stopping it.
 	OperationType_Evict OperationType_Value = 5
+	// Put the VM back to what a snapshot of it has; it is off meanwhile.
+	OperationType_Restore OperationType_Value = 6
+	// Make another VM that is like this one.
+	OperationType_Clone OperationType_Value = 7
 )
 
 // Enum value maps for OperationType_Value.
@@ -105,6 +109,8 @@ var (
 		3: "Restart",
 		4: "Migrate",
 		5: "Evict",
+		6: "Restore",
+		7: "Clone",
 	}
 	OperationType_Value_value = map[string]int32{
 		"Unspecified": 0,
@@ -113,6 +119,8 @@ var (
 		"Restart":     3,
 		"Migrate":     4,
 		"Evict":       5,
+		"Restore":     6,
+		"Clone":       7,
 	}
 )
 
@@ -141,6 +149,61 @@ func (x OperationType_Value) Number() protoreflect.EnumNumber {
 // Deprecated: Use OperationType_Value.Descriptor instead.
 func (OperationType_Value) EnumDescriptor() ([]byte, []int) {
 	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{9, 0}
+}
+
+type OperationResourceStatus_Value int32
+
+const (
+	OperationResourceStatus_Unspecified OperationResourceStatus_Value = 0
+	// It is not done yet.
+	OperationResourceStatus_InProgress OperationResourceStatus_Value = 1
+	// It is done; in a dry run: it could be done.
+	OperationResourceStatus_Completed OperationResourceStatus_Value = 2
+	// It can't be done.
+	OperationResourceStatus_Failed OperationResourceStatus_Value = 3
+)
+
+// Enum value maps for OperationResourceStatus_Value.
+var (
+	OperationResourceStatus_Value_name = map[int32]string{
+		0: "Unspecified",
+		1: "InProgress",
+		2: "Completed",
+		3: "Failed",
+	}
+	OperationResourceStatus_Value_value = map[string]int32{
+		"Unspecified": 0,
+		"InProgress":  1,
+		"Completed":   2,
+		"Failed":      3,
+	}
+)
+
+func (x OperationResourceStatus_Value) Enum() *OperationResourceStatus_Value {
+	p := new(OperationResourceStatus_Value)
+	*p = x
+	return p
+}
+
+func (x OperationResourceStatus_Value) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OperationResourceStatus_Value) Descriptor() protoreflect.EnumDescriptor {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[2].Descriptor()
+}
+
+func (OperationResourceStatus_Value) Type() protoreflect.EnumType {
+	return &file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[2]
+}
+
+func (x OperationResourceStatus_Value) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OperationResourceStatus_Value.Descriptor instead.
+func (OperationResourceStatus_Value) EnumDescriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type OperationPhase_Value int32
@@ -190,11 +253,11 @@ func (x OperationPhase_Value) String() string {
 }
 
 func (OperationPhase_Value) Descriptor() protoreflect.EnumDescriptor {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[2].Descriptor()
+	return file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[3].Descriptor()
 }
 
 func (OperationPhase_Value) Type() protoreflect.EnumType {
-	return &file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[2]
+	return &file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes[3]
 }
 
 func (x OperationPhase_Value) Number() protoreflect.EnumNumber {
@@ -203,7 +266,7 @@ func (x OperationPhase_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationPhase_Value.Descriptor instead.
 func (OperationPhase_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{11, 0}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // VirtualMachineOperation does one thing to a VM, at once and once.
@@ -784,7 +847,9 @@ type VirtualMachineOperationStatus struct {
 	// Generation of the spec that the status speaks of.
 	ObservedGeneration int32 `protobuf:"varint,3,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
 	// How far a migration is, in percent.
-	Progress      string `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	Progress string `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	// What a restore or a clone makes, or puts back.
+	Resources     []*OperationResource `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -847,6 +912,131 @@ func (x *VirtualMachineOperationStatus) GetProgress() string {
 	return ""
 }
 
+func (x *VirtualMachineOperationStatus) GetResources() []*OperationResource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+// OperationResource is one object that an operation makes or puts back.
+type OperationResource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of its API.
+	ApiVersion string `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
+	// Kind of the object.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name, as the operation gives it.
+	Name   string                        `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Status OperationResourceStatus_Value `protobuf:"varint,4,opt,name=status,proto3,enum=orlop.vm.v1.OperationResourceStatus_Value" json:"status,omitempty"`
+	// What is or would be done with it, or what stands in the way.
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationResource) Reset() {
+	*x = OperationResource{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationResource) ProtoMessage() {}
+
+func (x *OperationResource) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationResource.ProtoReflect.Descriptor instead.
+func (*OperationResource) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *OperationResource) GetApiVersion() string {
+	if x != nil {
+		return x.ApiVersion
+	}
+	return ""
+}
+
+func (x *OperationResource) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *OperationResource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OperationResource) GetStatus() OperationResourceStatus_Value {
+	if x != nil {
+		return x.Status
+	}
+	return OperationResourceStatus_Unspecified
+}
+
+func (x *OperationResource) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// OperationResourceStatus says how far an object is.
+type OperationResourceStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationResourceStatus) Reset() {
+	*x = OperationResourceStatus{}
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationResourceStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationResourceStatus) ProtoMessage() {}
+
+func (x *OperationResourceStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationResourceStatus.ProtoReflect.Descriptor instead.
+func (*OperationResourceStatus) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{12}
+}
+
 // OperationPhase sums up an operation's conditions.
 type OperationPhase struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -856,7 +1046,7 @@ type OperationPhase struct {
 
 func (x *OperationPhase) Reset() {
 	*x = OperationPhase{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[11]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1058,7 @@ func (x *OperationPhase) String() string {
 func (*OperationPhase) ProtoMessage() {}
 
 func (x *OperationPhase) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[11]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1071,7 @@ func (x *OperationPhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationPhase.ProtoReflect.Descriptor instead.
 func (*OperationPhase) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{11}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{13}
 }
 
 // StartVirtualMachineRequest names the VM to start.
@@ -897,7 +1087,7 @@ type StartVirtualMachineRequest struct {
 
 func (x *StartVirtualMachineRequest) Reset() {
 	*x = StartVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1099,7 @@ func (x *StartVirtualMachineRequest) String() string {
 func (*StartVirtualMachineRequest) ProtoMessage() {}
 
 func (x *StartVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[12]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1112,7 @@ func (x *StartVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*StartVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{12}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StartVirtualMachineRequest) GetNamespace() string {
@@ -961,7 +1151,7 @@ type StopVirtualMachineRequest struct {
 
 func (x *StopVirtualMachineRequest) Reset() {
 	*x = StopVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1163,7 @@ func (x *StopVirtualMachineRequest) String() string {
 func (*StopVirtualMachineRequest) ProtoMessage() {}
 
 func (x *StopVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1176,7 @@ func (x *StopVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*StopVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{13}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StopVirtualMachineRequest) GetNamespace() string {
@@ -1032,7 +1222,7 @@ type RestartVirtualMachineRequest struct {
 
 func (x *RestartVirtualMachineRequest) Reset() {
 	*x = RestartVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1234,7 @@ func (x *RestartVirtualMachineRequest) String() string {
 func (*RestartVirtualMachineRequest) ProtoMessage() {}
 
 func (x *RestartVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1247,7 @@ func (x *RestartVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*RestartVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{14}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RestartVirtualMachineRequest) GetNamespace() string {
@@ -1105,7 +1295,7 @@ type MigrateVirtualMachineRequest struct {
 
 func (x *MigrateVirtualMachineRequest) Reset() {
 	*x = MigrateVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1307,7 @@ func (x *MigrateVirtualMachineRequest) String() string {
 func (*MigrateVirtualMachineRequest) ProtoMessage() {}
 
 func (x *MigrateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1320,7 @@ func (x *MigrateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*MigrateVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{15}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MigrateVirtualMachineRequest) GetNamespace() string {
@@ -1184,7 +1374,7 @@ type CreateVirtualMachineOperationRequest struct {
 
 func (x *CreateVirtualMachineOperationRequest) Reset() {
 	*x = CreateVirtualMachineOperationRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[16]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1386,7 @@ func (x *CreateVirtualMachineOperationRequest) String() string {
 func (*CreateVirtualMachineOperationRequest) ProtoMessage() {}
 
 func (x *CreateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[16]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1399,7 @@ func (x *CreateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use CreateVirtualMachineOperationRequest.ProtoReflect.Descriptor instead.
 func (*CreateVirtualMachineOperationRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{16}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateVirtualMachineOperationRequest) GetNamespace() string {
@@ -1262,7 +1452,7 @@ type UpdateVirtualMachineOperationRequest struct {
 
 func (x *UpdateVirtualMachineOperationRequest) Reset() {
 	*x = UpdateVirtualMachineOperationRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[17]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1464,7 @@ func (x *UpdateVirtualMachineOperationRequest) String() string {
 func (*UpdateVirtualMachineOperationRequest) ProtoMessage() {}
 
 func (x *UpdateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[17]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1477,7 @@ func (x *UpdateVirtualMachineOperationRequest) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use UpdateVirtualMachineOperationRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVirtualMachineOperationRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{17}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UpdateVirtualMachineOperationRequest) GetNamespace() string {
@@ -1353,7 +1543,7 @@ type ListVirtualMachineOperationsResponse struct {
 
 func (x *ListVirtualMachineOperationsResponse) Reset() {
 	*x = ListVirtualMachineOperationsResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[18]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1555,7 @@ func (x *ListVirtualMachineOperationsResponse) String() string {
 func (*ListVirtualMachineOperationsResponse) ProtoMessage() {}
 
 func (x *ListVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[18]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1568,7 @@ func (x *ListVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Messa
 
 // Deprecated: Use ListVirtualMachineOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListVirtualMachineOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{18}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListVirtualMachineOperationsResponse) GetItems() []*VirtualMachineOperation {
@@ -1417,7 +1607,7 @@ type WatchVirtualMachineOperationsResponse struct {
 
 func (x *WatchVirtualMachineOperationsResponse) Reset() {
 	*x = WatchVirtualMachineOperationsResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[19]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1619,7 @@ func (x *WatchVirtualMachineOperationsResponse) String() string {
 func (*WatchVirtualMachineOperationsResponse) ProtoMessage() {}
 
 func (x *WatchVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[19]
+	mi := &file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1632,7 @@ func (x *WatchVirtualMachineOperationsResponse) ProtoReflect() protoreflect.Mess
 
 // Deprecated: Use WatchVirtualMachineOperationsResponse.ProtoReflect.Descriptor instead.
 func (*WatchVirtualMachineOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{19}
+	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchVirtualMachineOperationsResponse) GetType() v1.EventType_Value {
@@ -1490,17 +1680,19 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\x04Type\x12\x06string\x1a\n" +
 	".spec.typeB2\n" +
 	"\x0eVirtualMachine\x12\x06string\x1a\x18.spec.virtualMachineNameB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\tCompleted\"\xd1\x05\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\tCompleted\"\xaf\a\n" +
 	"\x1bVirtualMachineOperationSpec\x12<\n" +
 	"\x04type\x18\x01 \x01(\x0e2 .orlop.vm.v1.OperationType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12<\n" +
 	"\x14virtual_machine_name\x18\x02 \x01(\tB\n" +
 	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x12virtualMachineName\x12\x19\n" +
 	"\x05force\x18\x03 \x01(\bH\x00R\x05force\x88\x01\x01\x127\n" +
-	"\amigrate\x18\x04 \x01(\v2\x1d.orlop.vm.v1.OperationMigrateR\amigrate\x12c\n" +
-	"\arestore\x18\x05 \x01(\v2\x1d.orlop.vm.v1.OperationRestoreB*\xa2\xd4\x18&*$restoring comes with a later releaseR\arestore\x12[\n" +
-	"\x05clone\x18\x06 \x01(\v2\x1b.orlop.vm.v1.OperationCloneB(\xa2\xd4\x18$*\"cloning comes with a later releaseR\x05clone:\x95\x02\xaa\xd4\x18\x8a\x01\n" +
+	"\amigrate\x18\x04 \x01(\v2\x1d.orlop.vm.v1.OperationMigrateR\amigrate\x127\n" +
+	"\arestore\x18\x05 \x01(\v2\x1d.orlop.vm.v1.OperationRestoreR\arestore\x121\n" +
+	"\x05clone\x18\x06 \x01(\v2\x1b.orlop.vm.v1.OperationCloneR\x05clone:\xc9\x04\xaa\xd4\x18\x8a\x01\n" +
 	"#virtualmachineoperation.start.force\x127self.type != 'Start' || !has(self.force) || !self.force\x1a*an operation of type Start can't be forced\xaa\xd4\x18\x81\x01\n" +
-	"$virtualmachineoperation.migrate.type\x12,self.type == 'Migrate' || !has(self.migrate)\x1a+migrate can be given with type Migrate onlyB\b\n" +
+	"$virtualmachineoperation.migrate.type\x12,self.type == 'Migrate' || !has(self.migrate)\x1a+migrate can be given with type Migrate only\xaa\xd4\x18\x9a\x01\n" +
+	"(virtualmachineoperation.restore.required\x12-(self.type == 'Restore') == has(self.restore)\x1a?an operation of type Restore needs restore, and no other has it\xaa\xd4\x18\x90\x01\n" +
+	"&virtualmachineoperation.clone.required\x12)(self.type == 'Clone') == has(self.clone)\x1a;an operation of type Clone needs clone, and no other has itB\b\n" +
 	"\x06_force\"\xa9\x01\n" +
 	"\x10OperationMigrate\x12T\n" +
 	"\rnode_selector\x18\x01 \x03(\v2/.orlop.vm.v1.OperationMigrate.NodeSelectorEntryR\fnodeSelector\x1a?\n" +
@@ -1519,11 +1711,12 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\n" +
 	"\x06Strict\x10\x02\x12\x0e\n" +
 	"\n" +
-	"BestEffort\x10\x03\"\xe8\x01\n" +
+	"BestEffort\x10\x03\"\xe0\x04\n" +
 	"\x0eOperationClone\x12<\n" +
 	"\x04mode\x18\x01 \x01(\x0e2 .orlop.vm.v1.OperationMode.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04mode\x12Q\n" +
 	"\x10name_replacement\x18\x02 \x03(\v2\x1c.orlop.vm.v1.NameReplacementB\b\xbaH\x05\x92\x01\x02\x10@R\x0fnameReplacement\x12E\n" +
-	"\rcustomization\x18\x03 \x01(\v2\x1f.orlop.vm.v1.CloneCustomizationR\rcustomization\"m\n" +
+	"\rcustomization\x18\x03 \x01(\v2\x1f.orlop.vm.v1.CloneCustomizationR\rcustomization:\xf5\x02\xaa\xd4\x18\xf0\x02\n" +
+	"\x14operationclone.names\x12\xf2\x01has(self.nameReplacement) && size(self.nameReplacement) > 0 || has(self.customization) && (has(self.customization.namePrefix) && self.customization.namePrefix != '' || has(self.customization.nameSuffix) && self.customization.nameSuffix != '')\x1aca clone needs other names: give nameReplacement, or customization with a namePrefix or a nameSuffix\"m\n" +
 	"\x0fNameReplacement\x12<\n" +
 	"\x04from\x18\x01 \x01(\v2 .orlop.vm.v1.NameReplacementFromB\x06\xbaH\x03\xc8\x01\x01R\x04from\x12\x1c\n" +
 	"\x02to\x18\x02 \x01(\tB\f\xbaH\t\xc8\x01\x01r\x04\x10\x01\x18;R\x02to\"U\n" +
@@ -1536,15 +1729,17 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\vname_prefix\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18;R\n" +
 	"namePrefix\x12(\n" +
 	"\vname_suffix\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18;R\n" +
-	"nameSuffix\"c\n" +
-	"\rOperationType\"R\n" +
+	"nameSuffix\"{\n" +
+	"\rOperationType\"j\n" +
 	"\x05Value\x12\x0f\n" +
 	"\vUnspecified\x10\x00\x12\t\n" +
 	"\x05Start\x10\x01\x12\b\n" +
 	"\x04Stop\x10\x02\x12\v\n" +
 	"\aRestart\x10\x03\x12\v\n" +
 	"\aMigrate\x10\x04\x12\t\n" +
-	"\x05Evict\x10\x05\"\xf3\x01\n" +
+	"\x05Evict\x10\x05\x12\v\n" +
+	"\aRestore\x10\x06\x12\t\n" +
+	"\x05Clone\x10\a\"\xb1\x02\n" +
 	"\x1dVirtualMachineOperationStatus\x12?\n" +
 	"\x05phase\x18\x01 \x01(\x0e2!.orlop.vm.v1.OperationPhase.ValueB\x06\xbaH\x03\xc8\x01\x01R\x05phase\x12D\n" +
 	"\n" +
@@ -1552,7 +1747,23 @@ const file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc = "" +
 	"\xa2\xd4\x18\x06\"\x04typeR\n" +
 	"conditions\x12/\n" +
 	"\x13observed_generation\x18\x03 \x01(\x05R\x12observedGeneration\x12\x1a\n" +
-	"\bprogress\x18\x04 \x01(\tR\bprogress\"s\n" +
+	"\bprogress\x18\x04 \x01(\tR\bprogress\x12<\n" +
+	"\tresources\x18\x05 \x03(\v2\x1e.orlop.vm.v1.OperationResourceR\tresources\"\xe2\x01\n" +
+	"\x11OperationResource\x12'\n" +
+	"\vapi_version\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\n" +
+	"apiVersion\x12\x1a\n" +
+	"\x04kind\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04kind\x12\x1a\n" +
+	"\x04name\x18\x03 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12J\n" +
+	"\x06status\x18\x04 \x01(\x0e2*.orlop.vm.v1.OperationResourceStatus.ValueB\x06\xbaH\x03\xc8\x01\x01R\x06status\x12 \n" +
+	"\amessage\x18\x05 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\amessage\"^\n" +
+	"\x17OperationResourceStatus\"C\n" +
+	"\x05Value\x12\x0f\n" +
+	"\vUnspecified\x10\x00\x12\x0e\n" +
+	"\n" +
+	"InProgress\x10\x01\x12\r\n" +
+	"\tCompleted\x10\x02\x12\n" +
+	"\n" +
+	"\x06Failed\x10\x03\"s\n" +
 	"\x0eOperationPhase\"a\n" +
 	"\x05Value\x12\x0f\n" +
 	"\vUnspecified\x10\x00\x12\v\n" +
@@ -1646,91 +1857,96 @@ func file_orlop_vm_v1_virtual_machine_operation_proto_rawDescGZIP() []byte {
 	return file_orlop_vm_v1_virtual_machine_operation_proto_rawDescData
 }
 
-var file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_orlop_vm_v1_virtual_machine_operation_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_orlop_vm_v1_virtual_machine_operation_proto_goTypes = []any{
 	(OperationMode_Value)(0),                      // 0: orlop.vm.v1.OperationMode.Value
 	(OperationType_Value)(0),                      // 1: orlop.vm.v1.OperationType.Value
-	(OperationPhase_Value)(0),                     // 2: orlop.vm.v1.OperationPhase.Value
-	(*VirtualMachineOperation)(nil),               // 3: orlop.vm.v1.VirtualMachineOperation
-	(*VirtualMachineOperationSpec)(nil),           // 4: orlop.vm.v1.VirtualMachineOperationSpec
-	(*OperationMigrate)(nil),                      // 5: orlop.vm.v1.OperationMigrate
-	(*OperationRestore)(nil),                      // 6: orlop.vm.v1.OperationRestore
-	(*OperationMode)(nil),                         // 7: orlop.vm.v1.OperationMode
-	(*OperationClone)(nil),                        // 8: orlop.vm.v1.OperationClone
-	(*NameReplacement)(nil),                       // 9: orlop.vm.v1.NameReplacement
-	(*NameReplacementFrom)(nil),                   // 10: orlop.vm.v1.NameReplacementFrom
-	(*CloneCustomization)(nil),                    // 11: orlop.vm.v1.CloneCustomization
-	(*OperationType)(nil),                         // 12: orlop.vm.v1.OperationType
-	(*VirtualMachineOperationStatus)(nil),         // 13: orlop.vm.v1.VirtualMachineOperationStatus
-	(*OperationPhase)(nil),                        // 14: orlop.vm.v1.OperationPhase
-	(*StartVirtualMachineRequest)(nil),            // 15: orlop.vm.v1.StartVirtualMachineRequest
-	(*StopVirtualMachineRequest)(nil),             // 16: orlop.vm.v1.StopVirtualMachineRequest
-	(*RestartVirtualMachineRequest)(nil),          // 17: orlop.vm.v1.RestartVirtualMachineRequest
-	(*MigrateVirtualMachineRequest)(nil),          // 18: orlop.vm.v1.MigrateVirtualMachineRequest
-	(*CreateVirtualMachineOperationRequest)(nil),  // 19: orlop.vm.v1.CreateVirtualMachineOperationRequest
-	(*UpdateVirtualMachineOperationRequest)(nil),  // 20: orlop.vm.v1.UpdateVirtualMachineOperationRequest
-	(*ListVirtualMachineOperationsResponse)(nil),  // 21: orlop.vm.v1.ListVirtualMachineOperationsResponse
-	(*WatchVirtualMachineOperationsResponse)(nil), // 22: orlop.vm.v1.WatchVirtualMachineOperationsResponse
-	nil,                           // 23: orlop.vm.v1.OperationMigrate.NodeSelectorEntry
-	nil,                           // 24: orlop.vm.v1.MigrateVirtualMachineRequest.NodeSelectorEntry
-	(*v1.ObjectMeta)(nil),         // 25: orlop.meta.v1.ObjectMeta
-	(*v1.Condition)(nil),          // 26: orlop.meta.v1.Condition
-	(*fieldmaskpb.FieldMask)(nil), // 27: google.protobuf.FieldMask
-	(v1.EventType_Value)(0),       // 28: orlop.meta.v1.EventType.Value
-	(*v1.GetRequest)(nil),         // 29: orlop.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),        // 30: orlop.meta.v1.ListRequest
-	(*v1.DeleteRequest)(nil),      // 31: orlop.meta.v1.DeleteRequest
-	(*v1.WatchRequest)(nil),       // 32: orlop.meta.v1.WatchRequest
+	(OperationResourceStatus_Value)(0),            // 2: orlop.vm.v1.OperationResourceStatus.Value
+	(OperationPhase_Value)(0),                     // 3: orlop.vm.v1.OperationPhase.Value
+	(*VirtualMachineOperation)(nil),               // 4: orlop.vm.v1.VirtualMachineOperation
+	(*VirtualMachineOperationSpec)(nil),           // 5: orlop.vm.v1.VirtualMachineOperationSpec
+	(*OperationMigrate)(nil),                      // 6: orlop.vm.v1.OperationMigrate
+	(*OperationRestore)(nil),                      // 7: orlop.vm.v1.OperationRestore
+	(*OperationMode)(nil),                         // 8: orlop.vm.v1.OperationMode
+	(*OperationClone)(nil),                        // 9: orlop.vm.v1.OperationClone
+	(*NameReplacement)(nil),                       // 10: orlop.vm.v1.NameReplacement
+	(*NameReplacementFrom)(nil),                   // 11: orlop.vm.v1.NameReplacementFrom
+	(*CloneCustomization)(nil),                    // 12: orlop.vm.v1.CloneCustomization
+	(*OperationType)(nil),                         // 13: orlop.vm.v1.OperationType
+	(*VirtualMachineOperationStatus)(nil),         // 14: orlop.vm.v1.VirtualMachineOperationStatus
+	(*OperationResource)(nil),                     // 15: orlop.vm.v1.OperationResource
+	(*OperationResourceStatus)(nil),               // 16: orlop.vm.v1.OperationResourceStatus
+	(*OperationPhase)(nil),                        // 17: orlop.vm.v1.OperationPhase
+	(*StartVirtualMachineRequest)(nil),            // 18: orlop.vm.v1.StartVirtualMachineRequest
+	(*StopVirtualMachineRequest)(nil),             // 19: orlop.vm.v1.StopVirtualMachineRequest
+	(*RestartVirtualMachineRequest)(nil),          // 20: orlop.vm.v1.RestartVirtualMachineRequest
+	(*MigrateVirtualMachineRequest)(nil),          // 21: orlop.vm.v1.MigrateVirtualMachineRequest
+	(*CreateVirtualMachineOperationRequest)(nil),  // 22: orlop.vm.v1.CreateVirtualMachineOperationRequest
+	(*UpdateVirtualMachineOperationRequest)(nil),  // 23: orlop.vm.v1.UpdateVirtualMachineOperationRequest
+	(*ListVirtualMachineOperationsResponse)(nil),  // 24: orlop.vm.v1.ListVirtualMachineOperationsResponse
+	(*WatchVirtualMachineOperationsResponse)(nil), // 25: orlop.vm.v1.WatchVirtualMachineOperationsResponse
+	nil,                           // 26: orlop.vm.v1.OperationMigrate.NodeSelectorEntry
+	nil,                           // 27: orlop.vm.v1.MigrateVirtualMachineRequest.NodeSelectorEntry
+	(*v1.ObjectMeta)(nil),         // 28: orlop.meta.v1.ObjectMeta
+	(*v1.Condition)(nil),          // 29: orlop.meta.v1.Condition
+	(*fieldmaskpb.FieldMask)(nil), // 30: google.protobuf.FieldMask
+	(v1.EventType_Value)(0),       // 31: orlop.meta.v1.EventType.Value
+	(*v1.GetRequest)(nil),         // 32: orlop.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),        // 33: orlop.meta.v1.ListRequest
+	(*v1.DeleteRequest)(nil),      // 34: orlop.meta.v1.DeleteRequest
+	(*v1.WatchRequest)(nil),       // 35: orlop.meta.v1.WatchRequest
 }
 var file_orlop_vm_v1_virtual_machine_operation_proto_depIdxs = []int32{
-	25, // 0: orlop.vm.v1.VirtualMachineOperation.metadata:type_name -> orlop.meta.v1.ObjectMeta
-	4,  // 1: orlop.vm.v1.VirtualMachineOperation.spec:type_name -> orlop.vm.v1.VirtualMachineOperationSpec
-	13, // 2: orlop.vm.v1.VirtualMachineOperation.status:type_name -> orlop.vm.v1.VirtualMachineOperationStatus
+	28, // 0: orlop.vm.v1.VirtualMachineOperation.metadata:type_name -> orlop.meta.v1.ObjectMeta
+	5,  // 1: orlop.vm.v1.VirtualMachineOperation.spec:type_name -> orlop.vm.v1.VirtualMachineOperationSpec
+	14, // 2: orlop.vm.v1.VirtualMachineOperation.status:type_name -> orlop.vm.v1.VirtualMachineOperationStatus
 	1,  // 3: orlop.vm.v1.VirtualMachineOperationSpec.type:type_name -> orlop.vm.v1.OperationType.Value
-	5,  // 4: orlop.vm.v1.VirtualMachineOperationSpec.migrate:type_name -> orlop.vm.v1.OperationMigrate
-	6,  // 5: orlop.vm.v1.VirtualMachineOperationSpec.restore:type_name -> orlop.vm.v1.OperationRestore
-	8,  // 6: orlop.vm.v1.VirtualMachineOperationSpec.clone:type_name -> orlop.vm.v1.OperationClone
-	23, // 7: orlop.vm.v1.OperationMigrate.node_selector:type_name -> orlop.vm.v1.OperationMigrate.NodeSelectorEntry
+	6,  // 4: orlop.vm.v1.VirtualMachineOperationSpec.migrate:type_name -> orlop.vm.v1.OperationMigrate
+	7,  // 5: orlop.vm.v1.VirtualMachineOperationSpec.restore:type_name -> orlop.vm.v1.OperationRestore
+	9,  // 6: orlop.vm.v1.VirtualMachineOperationSpec.clone:type_name -> orlop.vm.v1.OperationClone
+	26, // 7: orlop.vm.v1.OperationMigrate.node_selector:type_name -> orlop.vm.v1.OperationMigrate.NodeSelectorEntry
 	0,  // 8: orlop.vm.v1.OperationRestore.mode:type_name -> orlop.vm.v1.OperationMode.Value
 	0,  // 9: orlop.vm.v1.OperationClone.mode:type_name -> orlop.vm.v1.OperationMode.Value
-	9,  // 10: orlop.vm.v1.OperationClone.name_replacement:type_name -> orlop.vm.v1.NameReplacement
-	11, // 11: orlop.vm.v1.OperationClone.customization:type_name -> orlop.vm.v1.CloneCustomization
-	10, // 12: orlop.vm.v1.NameReplacement.from:type_name -> orlop.vm.v1.NameReplacementFrom
-	2,  // 13: orlop.vm.v1.VirtualMachineOperationStatus.phase:type_name -> orlop.vm.v1.OperationPhase.Value
-	26, // 14: orlop.vm.v1.VirtualMachineOperationStatus.conditions:type_name -> orlop.meta.v1.Condition
-	24, // 15: orlop.vm.v1.MigrateVirtualMachineRequest.node_selector:type_name -> orlop.vm.v1.MigrateVirtualMachineRequest.NodeSelectorEntry
-	3,  // 16: orlop.vm.v1.CreateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 17: orlop.vm.v1.UpdateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
-	27, // 18: orlop.vm.v1.UpdateVirtualMachineOperationRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 19: orlop.vm.v1.ListVirtualMachineOperationsResponse.items:type_name -> orlop.vm.v1.VirtualMachineOperation
-	28, // 20: orlop.vm.v1.WatchVirtualMachineOperationsResponse.type:type_name -> orlop.meta.v1.EventType.Value
-	3,  // 21: orlop.vm.v1.WatchVirtualMachineOperationsResponse.object:type_name -> orlop.vm.v1.VirtualMachineOperation
-	19, // 22: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:input_type -> orlop.vm.v1.CreateVirtualMachineOperationRequest
-	29, // 23: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:input_type -> orlop.meta.v1.GetRequest
-	30, // 24: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:input_type -> orlop.meta.v1.ListRequest
-	20, // 25: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:input_type -> orlop.vm.v1.UpdateVirtualMachineOperationRequest
-	31, // 26: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:input_type -> orlop.meta.v1.DeleteRequest
-	32, // 27: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:input_type -> orlop.meta.v1.WatchRequest
-	15, // 28: orlop.vm.v1.VirtualMachineOperationService.StartVirtualMachine:input_type -> orlop.vm.v1.StartVirtualMachineRequest
-	16, // 29: orlop.vm.v1.VirtualMachineOperationService.StopVirtualMachine:input_type -> orlop.vm.v1.StopVirtualMachineRequest
-	17, // 30: orlop.vm.v1.VirtualMachineOperationService.RestartVirtualMachine:input_type -> orlop.vm.v1.RestartVirtualMachineRequest
-	18, // 31: orlop.vm.v1.VirtualMachineOperationService.MigrateVirtualMachine:input_type -> orlop.vm.v1.MigrateVirtualMachineRequest
-	3,  // 32: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 33: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	21, // 34: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:output_type -> orlop.vm.v1.ListVirtualMachineOperationsResponse
-	3,  // 35: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 36: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
-	22, // 37: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:output_type -> orlop.vm.v1.WatchVirtualMachineOperationsResponse
-	3,  // 38: orlop.vm.v1.VirtualMachineOperationService.StartVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 39: orlop.vm.v1.VirtualMachineOperationService.StopVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 40: orlop.vm.v1.VirtualMachineOperationService.RestartVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
-	3,  // 41: orlop.vm.v1.VirtualMachineOperationService.MigrateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
-	32, // [32:42] is the sub-list for method output_type
-	22, // [22:32] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	10, // 10: orlop.vm.v1.OperationClone.name_replacement:type_name -> orlop.vm.v1.NameReplacement
+	12, // 11: orlop.vm.v1.OperationClone.customization:type_name -> orlop.vm.v1.CloneCustomization
+	11, // 12: orlop.vm.v1.NameReplacement.from:type_name -> orlop.vm.v1.NameReplacementFrom
+	3,  // 13: orlop.vm.v1.VirtualMachineOperationStatus.phase:type_name -> orlop.vm.v1.OperationPhase.Value
+	29, // 14: orlop.vm.v1.VirtualMachineOperationStatus.conditions:type_name -> orlop.meta.v1.Condition
+	15, // 15: orlop.vm.v1.VirtualMachineOperationStatus.resources:type_name -> orlop.vm.v1.OperationResource
+	2,  // 16: orlop.vm.v1.OperationResource.status:type_name -> orlop.vm.v1.OperationResourceStatus.Value
+	27, // 17: orlop.vm.v1.MigrateVirtualMachineRequest.node_selector:type_name -> orlop.vm.v1.MigrateVirtualMachineRequest.NodeSelectorEntry
+	4,  // 18: orlop.vm.v1.CreateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
+	4,  // 19: orlop.vm.v1.UpdateVirtualMachineOperationRequest.virtual_machine_operation:type_name -> orlop.vm.v1.VirtualMachineOperation
+	30, // 20: orlop.vm.v1.UpdateVirtualMachineOperationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 21: orlop.vm.v1.ListVirtualMachineOperationsResponse.items:type_name -> orlop.vm.v1.VirtualMachineOperation
+	31, // 22: orlop.vm.v1.WatchVirtualMachineOperationsResponse.type:type_name -> orlop.meta.v1.EventType.Value
+	4,  // 23: orlop.vm.v1.WatchVirtualMachineOperationsResponse.object:type_name -> orlop.vm.v1.VirtualMachineOperation
+	22, // 24: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:input_type -> orlop.vm.v1.CreateVirtualMachineOperationRequest
+	32, // 25: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:input_type -> orlop.meta.v1.GetRequest
+	33, // 26: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:input_type -> orlop.meta.v1.ListRequest
+	23, // 27: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:input_type -> orlop.vm.v1.UpdateVirtualMachineOperationRequest
+	34, // 28: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:input_type -> orlop.meta.v1.DeleteRequest
+	35, // 29: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:input_type -> orlop.meta.v1.WatchRequest
+	18, // 30: orlop.vm.v1.VirtualMachineOperationService.StartVirtualMachine:input_type -> orlop.vm.v1.StartVirtualMachineRequest
+	19, // 31: orlop.vm.v1.VirtualMachineOperationService.StopVirtualMachine:input_type -> orlop.vm.v1.StopVirtualMachineRequest
+	20, // 32: orlop.vm.v1.VirtualMachineOperationService.RestartVirtualMachine:input_type -> orlop.vm.v1.RestartVirtualMachineRequest
+	21, // 33: orlop.vm.v1.VirtualMachineOperationService.MigrateVirtualMachine:input_type -> orlop.vm.v1.MigrateVirtualMachineRequest
+	4,  // 34: orlop.vm.v1.VirtualMachineOperationService.CreateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	4,  // 35: orlop.vm.v1.VirtualMachineOperationService.GetVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	24, // 36: orlop.vm.v1.VirtualMachineOperationService.ListVirtualMachineOperations:output_type -> orlop.vm.v1.ListVirtualMachineOperationsResponse
+	4,  // 37: orlop.vm.v1.VirtualMachineOperationService.UpdateVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	4,  // 38: orlop.vm.v1.VirtualMachineOperationService.DeleteVirtualMachineOperation:output_type -> orlop.vm.v1.VirtualMachineOperation
+	25, // 39: orlop.vm.v1.VirtualMachineOperationService.WatchVirtualMachineOperations:output_type -> orlop.vm.v1.WatchVirtualMachineOperationsResponse
+	4,  // 40: orlop.vm.v1.VirtualMachineOperationService.StartVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
+	4,  // 41: orlop.vm.v1.VirtualMachineOperationService.StopVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
+	4,  // 42: orlop.vm.v1.VirtualMachineOperationService.RestartVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
+	4,  // 43: orlop.vm.v1.VirtualMachineOperationService.MigrateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachineOperation
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_orlop_vm_v1_virtual_machine_operation_proto_init() }
@@ -1739,16 +1955,16 @@ func file_orlop_vm_v1_virtual_machine_operation_proto_init() {
 		return
 	}
 	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[1].OneofWrappers = []any{}
-	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[13].OneofWrappers = []any{}
-	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[14].OneofWrappers = []any{}
 	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[15].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[16].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_operation_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc), len(file_orlop_vm_v1_virtual_machine_operation_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   22,
+			NumEnums:      4,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

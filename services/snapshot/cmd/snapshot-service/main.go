@@ -18,14 +18,14 @@ func run(ctx context.Context, arguments []string) error {
 	var options snapshot.Options
 	return standalone.Command{
 		Name: "snapshot-service", Prefix: snapshot.DefaultPrefix,
-		Peers: []standalone.Peer{{Name: "disk"}, {Name: "vm"}, {Name: "network"}, {Name: "secret", Optional: true}},
+		Peers: []standalone.Peer{{Name: "disk"}, {Name: "vm"}, {Name: "network"}, {Name: "image", Optional: true}, {Name: "secret", Optional: true}},
 		Flags: func(fs *pflag.FlagSet) {
 			fs.StringSliceVar(&options.ClassAliases, "volume-snapshot-class-aliases", nil, "further names of the VolumeSnapshotClass")
 		},
 		New: func(_ context.Context, h standalone.Host) (serve.Part, error) {
 			options.Etcd, options.Prefix, options.Logger = h.Etcd, h.Prefix, h.Logger
 			options.Disks, options.Machines, options.Networks = h.Peer("disk"), h.Peer("vm"), h.Peer("network")
-			options.Secrets = h.Peer("secret")
+			options.Images, options.Secrets = h.Peer("image"), h.Peer("secret")
 			service, err := snapshot.New(options)
 			if err != nil {
 				return serve.Part{}, err

@@ -18,8 +18,6 @@ import (
 	"orlop.dev/services/snapshot/internal/recipe"
 )
 
-const kindDisk = "VirtualDisk"
-
 // machine returns the VM, or what it must wait for.
 func (r *Reconciler) machine(snapshot *snapshotv1.VirtualMachineSnapshot) (*vmv1.VirtualMachine, *fault.Fault) {
 	key := resource.Key{Namespace: snapshot.GetMetadata().GetNamespace(), Name: snapshot.GetSpec().GetVirtualMachineName()}
@@ -96,18 +94,15 @@ func (r *Reconciler) gather(ctx context.Context, snapshot *snapshotv1.VirtualMac
 		return err
 	}
 	names := disksOf(vm)
-	attachments, err := r.Objects.Attachments(resource.KeyOf(vm))
-	if err != nil {
-		return err
-	}
-	for _, attachment := range attachments {
-		text, err := recipe.Encode(attachment.Object)
+	for _, attachment := range r.Objects.Attachments(resource.KeyOf(vm)) {
+		text, err := recipe.Encode(attachment)
 		if err != nil {
 			return err
 		}
 		into.Attachments = append(into.Attachments, text)
-		if attachment.DeviceKind == kindDisk && !slices.Contains(names, attachment.DeviceName) {
-			names = append(names, attachment.DeviceName)
+		ref := attachment.GetSpec().GetBlockDeviceRef()
+		if ref.GetKind() == vmv1.BlockDeviceKind_VirtualDisk && !slices.Contains(names, ref.GetName()) {
+			names = append(names, ref.GetName())
 		}
 	}
 	for _, name := range names {

@@ -20,7 +20,6 @@ import (
 	"orlop.dev/kit/resource"
 	"orlop.dev/services/snapshot/internal/capture"
 	"orlop.dev/services/snapshot/internal/disksnapshot"
-	"orlop.dev/services/snapshot/internal/peer"
 	"orlop.dev/services/snapshot/internal/recipe"
 )
 
@@ -32,7 +31,7 @@ type Objects interface {
 	Disk(key resource.Key) (*diskv1.VirtualDisk, bool)
 	Machine(key resource.Key) (*vmv1.VirtualMachine, bool)
 	Address(key resource.Key) (*networkv1.VirtualMachineIPAddress, bool)
-	Attachments(machine resource.Key) ([]peer.Attachment, error)
+	Attachments(machine resource.Key) []*vmv1.VirtualMachineBlockDeviceAttachment
 	Secret(ctx context.Context, key resource.Key) (*secretv1.Secret, error)
 }
 

@@ -6,23 +6,20 @@ package peer
 
 import (
 	"context"
-	"slices"
+	"errors"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
+	imagev1 "orlop.dev/gen/orlop/image/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	secretv1 "orlop.dev/gen/orlop/secret/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/kind"
-	"orlop.dev/kit/resource/manifest"
 )
-
-// KindAttachment is the kind of what is attached to a VM while it runs.
-const KindAttachment = "VirtualMachineBlockDeviceAttachment"
 
 // Changed is told which object changed: a kind's name and a key. It must not
 // block.
@@ -33,41 +30,52 @@ type Objects struct {
 	Disks     *resource.Mirror[*diskv1.VirtualDisk]
 	Machines  *resource.Mirror[*vmv1.VirtualMachine]
 	Addresses *resource.Mirror[*networkv1.VirtualMachineIPAddress]
-	// attachments is nil where no service has such.
-	attachments *resource.Mirror[resource.Object]
+
+	attachments *resource.Mirror[*vmv1.VirtualMachineBlockDeviceAttachment]
+	// images and clusterImages are nil where there is no image service.
+	images        *resource.Client[*imagev1.VirtualImage]
+	clusterImages *resource.Client[*imagev1.ClusterVirtualImage]
 	// secrets is nil where there is no Kubernetes API.
 	secrets secretv1.SecretServiceClient
+	// freezes and maintenance change what is there.
+	freezes     diskv1.DiskFreezeServiceClient
+	maintenance vmv1.MaintenanceServiceClient
 }
 
-// Connections lead to the other services. Secrets may be nil.
-type Connections struct{ Disks, Machines, Networks, Secrets grpc.ClientConnInterface }
+// Connections lead to the other services. Images and Secrets may be nil.
+type Connections struct{ Disks, Images, Machines, Networks, Secrets grpc.ClientConnInterface }
 
 // New returns the copies. Nothing is read until Run.
 func New(c Connections, changed Changed) (*Objects, error) {
-	o := new(Objects)
-	var err error
-	if o.Disks, err = mirror[*diskv1.VirtualDisk](c.Disks, kind.Must(&diskv1.VirtualDisk{}), changed); err != nil {
-		return nil, err
+	o := &Objects{
+		freezes: diskv1.NewDiskFreezeServiceClient(c.Disks), maintenance: vmv1.NewMaintenanceServiceClient(c.Machines),
 	}
-	if o.Machines, err = mirror[*vmv1.VirtualMachine](c.Machines, kind.Must(&vmv1.VirtualMachine{}), changed); err != nil {
-		return nil, err
-	}
-	o.Addresses, err = mirror[*networkv1.VirtualMachineIPAddress](c.Networks, kind.Must(&networkv1.VirtualMachineIPAddress{}), changed)
-	if err != nil {
-		return nil, err
-	}
+	var problems [4]error
+	o.Disks, problems[0] = mirror[*diskv1.VirtualDisk](c.Disks, changed)
+	o.Machines, problems[1] = mirror[*vmv1.VirtualMachine](c.Machines, changed)
+	o.Addresses, problems[2] = mirror[*networkv1.VirtualMachineIPAddress](c.Networks, changed)
+	o.attachments, problems[3] = mirror[*vmv1.VirtualMachineBlockDeviceAttachment](c.Machines, changed)
 	if c.Secrets != nil {
 		o.secrets = secretv1.NewSecretServiceClient(c.Secrets)
 	}
-	all := kind.All()
-	at := slices.IndexFunc(all, func(k *kind.Kind) bool { return k.Name == KindAttachment && k.Service != "" })
-	if at >= 0 {
-		o.attachments, err = mirror[resource.Object](c.Machines, all[at], changed)
-	}
-	return o, err
+	return o, errors.Join(errors.Join(problems[:]...), o.reachImages(c.Images))
 }
 
-func mirror[T resource.Object](conn grpc.ClientConnInterface, k *kind.Kind, changed Changed) (*resource.Mirror[T], error) {
+func (o *Objects) reachImages(images grpc.ClientConnInterface) error {
+	if images == nil {
+		return nil
+	}
+	var err error
+	if o.images, err = resource.NewClient[*imagev1.VirtualImage](images, kind.Must(&imagev1.VirtualImage{})); err != nil {
+		return err
+	}
+	o.clusterImages, err = resource.NewClient[*imagev1.ClusterVirtualImage](images, kind.Must(&imagev1.ClusterVirtualImage{}))
+	return err
+}
+
+func mirror[T resource.Object](conn grpc.ClientConnInterface, changed Changed) (*resource.Mirror[T], error) {
+	var none T
+	k := kind.Must(none)
 	client, err := resource.NewClient[T](conn, k)
 	if err != nil {
 		return nil, err
@@ -85,11 +93,7 @@ type copied interface {
 }
 
 func (o *Objects) all() []copied {
-	all := []copied{o.Disks, o.Machines, o.Addresses}
-	if o.attachments != nil {
-		all = append(all, o.attachments)
-	}
-	return all
+	return []copied{o.Disks, o.Machines, o.Addresses, o.attachments}
 }
 
 // Run keeps the copies until ctx ends.
@@ -123,40 +127,37 @@ func (o *Objects) Address(key resource.Key) (*networkv1.VirtualMachineIPAddress,
 }
 
 // Attachments are the attachments of a VM, in the order of their names.
-func (o *Objects) Attachments(key resource.Key) ([]Attachment, error) {
-	if o.attachments == nil {
-		return nil, nil
-	}
-	var found []Attachment
-	for _, object := range o.attachments.List(key.Namespace, nil) {
-		whole, err := manifest.Encode(object)
-		if err != nil {
-			return nil, err
-		}
-		spec, _ := whole["spec"].(map[string]any)
-		device, _ := spec["blockDeviceRef"].(map[string]any)
-		if spec["virtualMachineName"] == key.Name {
-			one := Attachment{Object: object}
-			one.DeviceKind, _ = device["kind"].(string)
-			one.DeviceName, _ = device["name"].(string)
-			found = append(found, one)
+func (o *Objects) Attachments(machine resource.Key) []*vmv1.VirtualMachineBlockDeviceAttachment {
+	var found []*vmv1.VirtualMachineBlockDeviceAttachment
+	for _, attachment := range o.attachments.List(machine.Namespace, nil) {
+		if attachment.GetSpec().GetVirtualMachineName() == machine.Name {
+			found = append(found, attachment)
 		}
 	}
-	return found, nil
+	return found
 }
 
-// Attachment is a device that is attached to a VM.
-type Attachment struct {
-	Object                 resource.Object
-	DeviceKind, DeviceName string
-}
-
-// AttachmentExists reports whether there is an attachment of that name.
-func (o *Objects) AttachmentExists(key resource.Key) (resource.Object, bool) {
-	if o.attachments == nil {
-		return nil, false
-	}
+// Attachment returns an attachment; false if there is none.
+func (o *Objects) Attachment(key resource.Key) (*vmv1.VirtualMachineBlockDeviceAttachment, bool) {
 	return o.attachments.Get(key)
+}
+
+// ImageExists reports whether there is an image; without an image service, that
+// there is.
+func (o *Objects) ImageExists(ctx context.Context, kind vmv1.BlockDeviceKind_Value, key resource.Key) (bool, error) {
+	var err error
+	switch {
+	case o.images == nil:
+		return true, nil
+	case kind == vmv1.BlockDeviceKind_ClusterVirtualImage:
+		_, err = o.clusterImages.Get(ctx, resource.Key{Name: key.Name})
+	default:
+		_, err = o.images.Get(ctx, key)
+	}
+	if fault.Is(err, fault.NotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Secret reads a Secret; class NotFound if there is none.

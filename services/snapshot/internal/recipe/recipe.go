@@ -8,6 +8,7 @@ package recipe
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -103,6 +104,19 @@ func own(all map[string]string) map[string]any {
 		}
 	}
 	return kept
+}
+
+// Overwritten are the annotations or labels of an object that is put back: those
+// that were kept, and what is true of that one object.
+func Overwritten(there, kept map[string]string) map[string]string {
+	all := map[string]string{}
+	for key, value := range there {
+		if hasPrefix(key, foreign) {
+			all[key] = value
+		}
+	}
+	maps.Copy(all, kept)
+	return all
 }
 
 func hasPrefix(key string, prefixes []string) bool {

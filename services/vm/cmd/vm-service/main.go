@@ -14,7 +14,7 @@ import (
 func main() {
 	var options vm.Options
 	standalone.Main(standalone.Command{
-		Name: "vm-service", Prefix: vm.DefaultPrefix, Peers: []standalone.Peer{{Name: "disk"}, {Name: "image"}, {Name: "network"}, {Name: "secret", Optional: true}},
+		Name: "vm-service", Prefix: vm.DefaultPrefix, Peers: []standalone.Peer{{Name: "disk"}, {Name: "image"}, {Name: "network"}, {Name: "snapshot", Optional: true}, {Name: "secret", Optional: true}},
 		Flags: func(fs *pflag.FlagSet) {
 			fs.StringVar(&options.Dir, "dir", "", "directory of what belongs to running guests")
 			fs.StringSliceVar(&options.DiskRoots, "disk-root", nil, "directories that disks have their files in")
@@ -26,7 +26,7 @@ func main() {
 		New: func(ctx context.Context, h standalone.Host) (serve.Part, error) {
 			options.Etcd, options.Prefix, options.Logger = h.Etcd, h.Prefix, h.Logger
 			options.Disks, options.Images, options.Networks = h.Peer("disk"), h.Peer("image"), h.Peer("network")
-			options.Secrets = h.Peer("secret")
+			options.Snapshots, options.Secrets = h.Peer("snapshot"), h.Peer("secret")
 			service, err := vm.New(ctx, options)
 			if err != nil {
 				return serve.Part{}, err

@@ -35,6 +35,9 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 	firmware(&list, o)
 	migrating(&list, o)
 	relocating(&list, o)
+	if by := o.record.Maintenance; by != nil {
+		list.True("Maintenance", "RestoreInProgress", "The VM is kept off by "+by.Kind+" "+by.Name+" until it is restored.")
+	}
 	return list.Conditions()
 }
 

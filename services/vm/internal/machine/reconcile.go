@@ -185,8 +185,11 @@ func (r *Reconciler) forgive(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 }
 
 // wantsOn says whether a VM should run (guide, "Virtual machine startup policy
-// and virtual machine state management").
+// and virtual machine state management"). In maintenance none does.
 func wantsOn(policy vmv1.RunPolicy_Value, record *power.Record) bool {
+	if record.Maintenance != nil {
+		return false
+	}
 	switch policy {
 	case vmv1.RunPolicy_AlwaysOn:
 		return true

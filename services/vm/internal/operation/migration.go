@@ -104,6 +104,9 @@ func (r *Reconciler) follow(ctx context.Context, op *vmv1.VirtualMachineOperatio
 // one whose QEMU does not answer is when it does, or ends with the VM.
 func (r *Reconciler) leave(ctx context.Context, op *vmv1.VirtualMachineOperation) (reconcile.Result, error) {
 	key := resource.Key{Namespace: op.GetMetadata().GetNamespace(), Name: op.GetSpec().GetVirtualMachineName()}
+	if clear, err := r.clear(ctx, op); err != nil || !clear {
+		return reconcile.Result{After: rebuildPoll}, err
+	}
 	vm, found := r.Machines.Machine(key)
 	if !found || !migrates(op.GetSpec().GetType()) {
 		return reconcile.Result{Finalized: true}, nil

@@ -1,7 +1,8 @@
 // Package operation has the rules of a VirtualMachineOperation: when it may be
 // done, what it asks of its VM, when it is done.
 //
-// It changes nothing but the VM's power record; package machine does the rest.
+// Of the VM it changes the power record only; package machine does the rest. VMs
+// are restored and cloned by the snapshot service, which it asks and follows.
 package operation
 
 import (
@@ -35,7 +36,9 @@ type Reconciler struct {
 	Delete func(ctx context.Context, op *vmv1.VirtualMachineOperation) error
 	// Migrations tells how far a migration is.
 	Migrations migration.Engine
-	Now        func() time.Time
+	// Snapshots restores and clones VMs; nil where there is no snapshot service.
+	Snapshots Snapshots
+	Now       func() time.Time
 }
 
 // rule says when an operation may begin (api.md of the platform, B.4).
@@ -62,6 +65,11 @@ func ruleOf(kind vmv1.OperationType_Value) rule {
 	case vmv1.OperationType_Evict, vmv1.OperationType_Migrate:
 		up := []vmv1.VirtualMachinePhase_Value{vmv1.VirtualMachinePhase_Running}
 		return rule{up, append(manual, vmv1.RunPolicy_AlwaysOn), migration.ReasonPending}
+	case vmv1.OperationType_Restore, vmv1.OperationType_Clone:
+		some := []vmv1.VirtualMachinePhase_Value{
+			vmv1.VirtualMachinePhase_Running, vmv1.VirtualMachinePhase_Stopped, vmv1.VirtualMachinePhase_Pending,
+		}
+		return rule{some, append(manual, vmv1.RunPolicy_AlwaysOn, vmv1.RunPolicy_AlwaysOff), kind.String() + "InProgress"}
 	}
 	return rule{}
 }
@@ -73,12 +81,20 @@ func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOpera
 		return r.leave(ctx, op)
 	}
 	if Finished(op) {
+		if clear, err := r.clear(ctx, op); err != nil || !clear {
+			return reconcile.Result{After: rebuildPoll}, err
+		}
 		return r.collect(ctx, op)
 	}
 	key := resource.Key{Namespace: op.GetMetadata().GetNamespace(), Name: op.GetSpec().GetVirtualMachineName()}
 	vm, found := r.Machines.Machine(key)
 	if !found {
 		return r.fail(op, "VirtualMachineNotFound", fmt.Sprintf("VirtualMachine %s does not exist.", key.Name))
+	}
+	if rebuilds(op.GetSpec().GetType()) {
+		result, err := r.rebuild(ctx, op, vm)
+		result.After = rebuildPoll
+		return result, err
 	}
 	record, err := r.Power.Get(ctx, vm.GetMetadata().GetUid())
 	if err != nil {

@@ -27,6 +27,8 @@ type Record struct {
 	Force bool `json:"force,omitempty"`
 	// Operation is the UID of the last operation that was told here.
 	Operation string `json:"operation,omitempty"`
+	// Maintenance is who keeps the VM off; nil where nobody does.
+	Maintenance *Maintenance `json:"maintenance,omitempty"`
 	// Restart is the UID of the operation that wants a new instance; empty once
 	// the old one is gone.
 	Restart string `json:"restart,omitempty"`
@@ -69,6 +71,14 @@ type Record struct {
 	// What the present instance takes of its node.
 	MilliCPU    int64 `json:"milliCPU,omitempty"`
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+}
+
+// Maintenance is one that keeps a VM off while it changes what the VM is made of.
+type Maintenance struct {
+	UID string `json:"uid"`
+	// Kind and Name are told to people.
+	Kind string `json:"kind"`
+	Name string `json:"name"`
 }
 
 // Migration is a move of an instance from node to node.
