@@ -8,6 +8,7 @@
 package dvcr
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -50,8 +51,8 @@ const (
 	// commitWait bounds the end of an upload, at which the registry may read
 	// the whole blob again.
 	commitWait = time.Hour
-	// stallWait bounds the time in which the registry takes nothing.
-	stallWait = 2 * time.Minute
+	// defaultStall is Options.Stall where none is given.
+	defaultStall = 2 * time.Minute
 	// nowhere is a directory that doesn't exist, by Debian's convention.
 	nowhere = "/nonexistent"
 	// maxErrorBytes bounds what is read of an answer that is an error.
@@ -69,6 +70,9 @@ type Options struct {
 	CertDir string
 	// Username and Password are for basic authentication; empty means none.
 	Username, Password string
+	// Stall bounds the time in which the registry takes nothing of an upload; two
+	// minutes where it is 0.
+	Stall time.Duration
 	// UploadDir finds the folder of an upload, and BlobPath the file of a blob by
 	// its digest, where the registry's storage (that of the CNCF distribution's
 	// filesystem driver) is on this machine. Bytes then go into and come out of
@@ -103,6 +107,7 @@ func New(o Options) (*Registry, error) {
 	if o.PlainHTTP {
 		scheme = "http"
 	}
+	o.Stall = cmp.Or(o.Stall, defaultStall)
 	return &Registry{
 		options: o,
 		base:    &url.URL{Scheme: scheme, Host: o.Endpoint},

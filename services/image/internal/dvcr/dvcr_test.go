@@ -8,9 +8,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -225,6 +227,34 @@ func TestUploadGoesOnAfterRegistryBreaksOff(t *testing.T) {
 	if c.Offset != 2*chunk {
 		t.Fatalf("checkpoint at %d, want %d", c.Offset, 2*chunk)
 	}
+	holds(t, p, resume(t, p, c, data), data)
+}
+
+// TestUploadToStalledRegistryIsGivenUp of which a request is taken, and nothing
+// more.
+func TestUploadToStalledRegistryIsGivenUp(t *testing.T) {
+	goOn := make(chan struct{})
+	stall := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPatch {
+				<-goOn
+			}
+			h.ServeHTTP(w, r)
+		})
+	}
+	registry := dvcrtest.Start(t, dvcrtest.Options{Wrap: stall})
+	registry.Options.Stall = 100 * time.Millisecond
+	p, data := registry.Repository(t, "a/b"), content(16*chunk)
+	u := start(t, p)
+	c, err := u.Checkpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = u.Append(t.Context(), bytes.NewReader(data), int64(len(data)))
+	if failure.ReasonOf(err) != dvcr.ReasonUnavailable || failure.IsTerminal(err) || !strings.Contains(err.Error(), "took nothing for 100ms") {
+		t.Fatalf("got %v, want %s", err, dvcr.ReasonUnavailable)
+	}
+	close(goOn)
 	holds(t, p, resume(t, p, c, data), data)
 }
 

@@ -159,7 +159,10 @@ func (u *Upload) send(ctx context.Context, r io.Reader, n int64) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	body := &uploadBody{first: first[:got], r: io.LimitReader(r, n-int64(got)), hash: u.hash, cancel: cancel}
+	body := &uploadBody{
+		first: first[:got], r: io.LimitReader(r, n-int64(got)), hash: u.hash,
+		stall: u.repository.registry.options.Stall, cancel: cancel,
+	}
 	said, err := u.patch(ctx, body)
 	sent, ended := body.finish()
 	if body.err != nil {
@@ -206,7 +209,7 @@ func (u *Upload) patch(ctx context.Context, body *uploadBody) (answer, error) {
 	request.Header.Set("Content-Type", "application/octet-stream")
 	said, err := u.repository.registry.do(request, http.StatusAccepted)
 	if err != nil && body.stalled.Load() {
-		return answer{}, failure.Temporaryf(ReasonUnavailable, nil, "the registry took nothing for %v", stallWait)
+		return answer{}, failure.Temporaryf(ReasonUnavailable, nil, "the registry took nothing for %v", body.stall)
 	}
 	return said, err
 }

@@ -18,6 +18,7 @@ type uploadBody struct {
 	r      io.Reader
 	hash   hash.Hash
 	cancel context.CancelFunc
+	stall  time.Duration
 
 	stalled atomic.Bool
 
@@ -48,7 +49,7 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	case err != nil:
 		b.err = err
 	}
-	b.watch = time.AfterFunc(stallWait, func() {
+	b.watch = time.AfterFunc(b.stall, func() {
 		b.stalled.Store(true)
 		b.cancel()
 	})

@@ -172,7 +172,8 @@ func TestImportOutlastsBrokenConnections(t *testing.T) {
 	})
 }
 
-// TestImportOutlastsRegistry that answers every third request with 503.
+// TestImportOutlastsRegistry that answers every third request with 503, and some
+// with 429.
 func TestImportOutlastsRegistry(t *testing.T) {
 	raw := rawDisk(t)
 	for name, data := range map[string][]byte{"qcow2": converted(t, raw, "-O", "qcow2"), "raw": read(t, raw)} {
@@ -182,6 +183,10 @@ func TestImportOutlastsRegistry(t *testing.T) {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.Method == http.MethodPatch && requests.Add(1)%3 == 0 {
 						w.WriteHeader(http.StatusServiceUnavailable)
+						return
+					}
+					if r.Method == http.MethodPatch && requests.Load()%5 == 0 {
+						w.WriteHeader(http.StatusTooManyRequests)
 						return
 					}
 					h.ServeHTTP(w, r)
