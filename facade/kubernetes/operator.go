@@ -54,6 +54,7 @@ import (
 const (
 	webhookPath  = "/admit/"
 	evictionPath = "/evict/"
+	defaultPath  = "/default/"
 	// workers is how many objects of one kind are compared at once.
 	workers = 4
 	// retryMin and retryMax bound the pauses between failures of one object. The
@@ -182,11 +183,17 @@ func (o *Operator) Install(ctx context.Context) error {
 	if err := install.ApplyRoles(ctx, c, o.definitions); err != nil {
 		return err
 	}
-	hook := install.Webhook{URL: o.opts.URL + o.webhookPath(), CABundle: o.opts.CABundle, Exempt: o.opts.User}
+	hook := install.Webhook{
+		URL: o.opts.URL + o.webhookPath(), DefaultURL: o.opts.URL + o.defaultPath(), CABundle: o.opts.CABundle, Exempt: o.opts.User,
+	}
 	if o.opts.Publish {
 		hook.EvictionURL = o.opts.URL + o.evictionPath()
 	}
-	return install.ApplyWebhook(ctx, c, hook, o.definitions)
+	defaulted := install.Defaulted{}
+	for _, k := range o.kinds {
+		defaulted[k.Name] = k.Defaulted()
+	}
+	return install.ApplyWebhook(ctx, c, hook, o.definitions, defaulted)
 }
 
 // Run keeps the door open until ctx ends.
@@ -200,12 +207,12 @@ func (o *Operator) Run(ctx context.Context) error {
 		if err := o.addController(m, k); err != nil {
 			return fmt.Errorf("kind %s: %w", k, err)
 		}
-		judge.Kinds[gvkOf(k)] = admission.Kind{Convert: twin.Converter(k), Client: o.mirrors[gvkOf(k)].Client()}
+		judge.Kinds[gvkOf(k)] = admission.Kind{
+			Convert: twin.Converter(k), Client: o.mirrors[gvkOf(k)].Client(), Defaulted: k.Defaulted(),
+		}
 	}
-	m.GetWebhookServer().Register(o.webhookPath(), &webhook.Admission{
-		Handler:        judge,
-		LogConstructor: func(logr.Logger, *webhook.AdmissionRequest) logr.Logger { return m.GetLogger() },
-	})
+	o.answer(m, o.webhookPath(), judge)
+	o.answer(m, o.defaultPath(), admission.Defaulter{Handler: judge})
 
 	group, ctx := errgroup.WithContext(ctx)
 	for _, mirror := range o.mirrors {
@@ -312,10 +319,7 @@ func (o *Operator) publish(m manager.Manager) ([]native.Publisher, error) {
 	if err := errors.Join(addPods(m), addNodes(m, nodes)); err != nil {
 		return nil, err
 	}
-	m.GetWebhookServer().Register(o.evictionPath(), &webhook.Admission{
-		Handler:        native.Evictions{Kube: kube, VMs: nodes},
-		LogConstructor: func(logr.Logger, *webhook.AdmissionRequest) logr.Logger { return m.GetLogger() },
-	})
+	o.answer(m, o.evictionPath(), native.Evictions{Kube: kube, VMs: nodes})
 	return []native.Publisher{
 		native.StorageClasses{Kube: kube, Disks: diskv1.NewStorageClassServiceClient(disks)},
 		native.VolumeSnapshotClasses{Kube: kube, Snapshots: snapshotv1.NewVolumeSnapshotClassServiceClient(snapshots)},
@@ -338,11 +342,21 @@ func addNodes(m manager.Manager, nodes vmv1.NodeServiceClient) error {
 	)
 }
 
+// answer has a handler answer what the API server asks at a path.
+func (o *Operator) answer(m manager.Manager, path string, handler webhook.AdmissionHandler) {
+	m.GetWebhookServer().Register(path, &webhook.Admission{
+		Handler:        handler,
+		LogConstructor: func(logr.Logger, *webhook.AdmissionRequest) logr.Logger { return m.GetLogger() },
+	})
+}
+
 // webhookPath is where only the API server knows to ask: an AdmissionReview
 // carries no credential of its own, and says itself for whom it speaks.
 func (o *Operator) webhookPath() string { return webhookPath + o.opts.WebhookSecret }
 
 func (o *Operator) evictionPath() string { return evictionPath + o.opts.WebhookSecret }
+
+func (o *Operator) defaultPath() string { return defaultPath + o.opts.WebhookSecret }
 
 func gvkOf(k *kind.Kind) schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Name}

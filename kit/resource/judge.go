@@ -15,10 +15,11 @@ import (
 )
 
 // judge says what callers may write: first metadata's rules, then the schema's,
-// then the kind's own.
+// then the kind's own. It fills in what they may leave out.
 type judge[T Object] struct {
 	kind   *kind.Kind
 	schema *schema.Schema
+	fill   func(ctx context.Context, old, new T) error
 	admit  func(ctx context.Context, old, new T) error
 }
 
@@ -45,6 +46,11 @@ func (j *judge[T]) written(ctx context.Context, old, obj T, update bool) (T, err
 	var none T
 	if err := schema.Refusal(j.metadata(obj)); err != nil {
 		return none, err
+	}
+	if j.fill != nil {
+		if err := j.fill(ctx, old, obj); err != nil {
+			return none, err
+		}
 	}
 	obj, err := j.bySchema(old, obj, update)
 	if err != nil {

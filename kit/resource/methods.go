@@ -19,6 +19,9 @@ type MethodOptions[T Object] struct {
 	Collection *Collection[T]
 	// Schema judges what callers write; nil lets everything pass.
 	Schema *schema.Schema
+	// Default fills in what a caller left out and the schema can't know, or refuses
+	// it; nil for nothing. old is the zero T at a creation.
+	Default func(ctx context.Context, old, new T) error
 	// Admit refuses, by an error, what the schema can't know. old is the zero T at
 	// a creation, new at a deletion. It runs for validate_only too and must not
 	// change anything; it may run several times for one request.
@@ -64,7 +67,7 @@ func NewMethods[T Object](opts MethodOptions[T]) (*Methods[T], error) {
 	return &Methods[T]{
 		kind:       k,
 		collection: opts.Collection,
-		judge:      judge[T]{kind: k, schema: opts.Schema, admit: opts.Admit},
+		judge:      judge[T]{kind: k, schema: opts.Schema, fill: opts.Default, admit: opts.Admit},
 		holding:    opts.Holding,
 	}, nil
 }

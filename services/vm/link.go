@@ -7,6 +7,7 @@ import (
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/resource"
 	"orlop.dev/services/vm/internal/attachment"
+	"orlop.dev/services/vm/internal/class"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/operation"
 	"orlop.dev/services/vm/internal/peer"
@@ -19,6 +20,26 @@ const followPause = 500 * time.Millisecond
 func (s *Service) Class(name string) (*vmv1.VirtualMachineClass, bool) {
 	found, err := s.classes.Get(resource.Key{Name: name})
 	return found, err == nil
+}
+
+func (s *Service) allClasses() ([]*vmv1.VirtualMachineClass, error) { return s.classes.All("", nil) }
+
+// defaultClass gives a VM that names no class the one that it has, or the default
+// one.
+func (s *Service) defaultClass(_ context.Context, old, vm *vmv1.VirtualMachine) error {
+	if vm.GetSpec() == nil || vm.GetSpec().GetVirtualMachineClassName() != "" {
+		return nil
+	}
+	if had := old.GetSpec().GetVirtualMachineClassName(); had != "" {
+		vm.Spec.VirtualMachineClassName = had
+		return nil
+	}
+	all, err := s.allClasses()
+	if err != nil {
+		return err
+	}
+	vm.Spec.VirtualMachineClassName, err = class.Default(all)
+	return err
 }
 
 // Machine implements operation.Machines.

@@ -199,7 +199,7 @@ func (s *Service) keep(opts Options) error {
 	attachments := &attachment.Reconciler{
 		Machines: s, Devices: s.devices, Engine: s.engine, Power: records, All: s.allAttachments, Now: time.Now,
 	}
-	classes := &class.Reconciler{Nodes: s.nodes.All, Processor: processor, InUse: s.classUsers, Now: time.Now}
+	classes := &class.Reconciler{Nodes: s.nodes.All, Processor: processor, All: s.allClasses, InUse: s.classUsers, Now: time.Now}
 	operations := &operation.Reconciler{
 		Machines: s, Power: records, Others: s.allOperations, Delete: s.deleteOperation, Migrations: s.engine, Now: time.Now,
 	}
@@ -210,12 +210,12 @@ func (s *Service) keep(opts Options) error {
 		}
 	}
 	if s.machines, err = newKept(opts, keptOptions[*vmv1.VirtualMachine]{
-		reconciler: s.rules, admit: s.rules.Admit, finalizer: machineFinalizer, workers: machineWorkers,
+		reconciler: s.rules, fill: s.defaultClass, admit: s.rules.Admit, finalizer: machineFinalizer, workers: machineWorkers,
 	}); err != nil {
 		return err
 	}
 	if s.classes, err = newKept(opts, keptOptions[*vmv1.VirtualMachineClass]{
-		reconciler: classes, admit: class.Admit, finalizer: classFinalizer, workers: 1,
+		reconciler: classes, admit: classes.Admit, finalizer: classFinalizer, workers: 1,
 	}); err != nil {
 		return err
 	}
@@ -239,6 +239,7 @@ type kept[T resource.Object] struct {
 
 type keptOptions[T resource.Object] struct {
 	reconciler reconcile.Reconciler[T]
+	fill       func(ctx context.Context, old, new T) error
 	admit      func(ctx context.Context, old, new T) error
 	finalizer  string
 	workers    int
@@ -257,7 +258,9 @@ func newKept[T resource.Object](opts Options, own keptOptions[T]) (*kept[T], err
 	if err != nil {
 		return nil, err
 	}
-	methods, err := resource.NewMethods(resource.MethodOptions[T]{Collection: collection, Schema: rules, Admit: own.admit})
+	methods, err := resource.NewMethods(resource.MethodOptions[T]{
+		Collection: collection, Schema: rules, Default: own.fill, Admit: own.admit,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,6 @@ func TestKindsDenyWhatTheReferenceDenies(t *testing.T) {
 		"disk of no size":                {kind: "VirtualDisk", spec: "{persistentVolumeClaim: {size: big}}", field: "spec.persistentVolumeClaim.size"},
 		"disk from a disk":               {kind: "VirtualDisk", spec: "{dataSource: {type: ObjectRef, objectRef: {kind: VirtualDisk, name: d}}}", field: "spec.dataSource.objectRef.kind"},
 		"VM":                             {kind: "VirtualMachine", spec: vm + "}"},
-		"VM without class":               {kind: "VirtualMachine", spec: strings.Replace(vm, "virtualMachineClassName: c, ", "", 1) + "}", field: "spec.virtualMachineClassName"},
 		"VM without cores":               {kind: "VirtualMachine", spec: strings.Replace(vm, "cores: 1", "cores: 0", 1) + "}", field: "spec.cpu.cores"},
 		"VM with half a core fraction":   {kind: "VirtualMachine", spec: strings.Replace(vm, "cores: 1", "cores: 1, coreFraction: half", 1) + "}", field: "spec.cpu.coreFraction"},
 		"VM without disks":               {kind: "VirtualMachine", spec: strings.Replace(vm, "{kind: VirtualDisk, name: d}", "", 1) + "}", field: "spec.blockDeviceRefs"},

@@ -151,6 +151,8 @@ func (w *walker) checkOptions(f protoreflect.FieldDescriptor, a about) {
 		w.problems.add(f, "it can't be unsupported and have a default or be required")
 	case a.field.Format != "" && value.Kind() != protoreflect.StringKind:
 		w.problems.add(f, "only strings have a format")
+	case a.field.Defaulted && (value.Kind() != protoreflect.StringKind || f.IsList() || f.IsMap() || a.limits.Required):
+		w.problems.add(f, "only a text that may be left out can be filled in by its service")
 	case a.field.PreserveUnknown && !free:
 		w.problems.add(f, "only google.protobuf.Struct and Value keep what the schema doesn't know")
 	case len(a.field.ListMapKeys) > 0 && (!f.IsList() || f.Message() == nil):

@@ -58,6 +58,8 @@ type fieldOptions struct {
 	Unsupported     string
 	PreserveUnknown bool
 	Nullable        bool
+	// Defaulted says something to doors only: a definition has no words for it.
+	Defaulted bool
 }
 
 // options reads the options of descriptors by the extensions that the request

@@ -46,6 +46,22 @@ type Kind struct {
 	Methods Methods
 }
 
+// Defaulted are the names, as manifests have them, of the spec's fields that the
+// service fills in where they are left out.
+func (k *Kind) Defaulted() []string {
+	if k.Spec == nil {
+		return nil
+	}
+	var names []string
+	fields := k.Spec.Message().Fields()
+	for i := range fields.Len() {
+		if o, ok := proto.GetExtension(fields.Get(i).Options(), schemav1.E_Field).(*schemav1.Field); ok && o.GetDefaulted() {
+			names = append(names, fields.Get(i).JSONName())
+		}
+	}
+	return names
+}
+
 // APIVersion is group/version, as manifests write it.
 func (k *Kind) APIVersion() string { return k.Group + "/" + k.Version }
 

@@ -87,8 +87,6 @@ var refusals = map[string][]refusal{
 		},
 	},
 	"machines": {
-		{kind: "VirtualMachine", patch: `virtualMachineClassName: null`, words: []string{"spec.virtualMachineClassName", "Required"}},
-		{kind: "VirtualMachine", patch: `virtualMachineClassName: ""`, words: []string{"spec.virtualMachineClassName"}},
 		{kind: "VirtualMachine", patch: `cpu: null`, words: []string{"spec.cpu", "Required"}},
 		{kind: "VirtualMachine", patch: `cpu: {cores: 0}`, words: []string{"spec.cpu.cores"}},
 		{kind: "VirtualMachine", patch: `cpu: {coreFraction: 0%}`, words: []string{"spec.cpu.coreFraction", "0%"}},

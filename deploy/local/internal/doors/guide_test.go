@@ -146,7 +146,7 @@ func (c *cluster) testColumns(t *testing.T) {
 			"NAME|ADDRESS|STATUS|VM|AGE", "shown|10.66.10.14|Attached|linux-vm"},
 		{"VirtualMachineIPAddressLease", "vmipl", "NAME|VIRTUALMACHINEIPADDRESS|STATUS|AGE",
 			"NAME|VIRTUALMACHINEIPADDRESS|STATUS|AGE", `shown|{"name":"linux-vm-7prpx","namespace":"default"}|Bound`},
-		{"VirtualMachineClass", "vmclass", "NAME|PHASE|AGE", "NAME|PHASE|AGE", "shown|Ready"},
+		{"VirtualMachineClass", "vmclass", "NAME|PHASE|AGE", "NAME|PHASE|ISDEFAULT|AGE", "shown|Ready"},
 	} {
 		t.Run(test.kind, func(t *testing.T) {
 			c.show(t, test.kind)

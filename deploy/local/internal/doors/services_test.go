@@ -1,6 +1,7 @@
 package doors_test
 
 import (
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -81,7 +82,28 @@ func (h *house) testMachines(t *testing.T) {
 		{kind: "VirtualMachine", patch: `cpu: {cores: 249}`, words: []string{"spec.cpu.cores", "248"}},
 		{kind: "VirtualMachineClass", name: "overlap", patch: `sizingPolicies: [{cores: {min: 1, max: 4}}, {cores: {min: 4, max: 8}}]`, words: []string{"spec.sizingPolicies[1]"}},
 	})
+	h.testDefaultClass(t)
 	h.kubectl.run(t, "delete", "vmclass", "small", "--timeout="+deadline.String())
+}
+
+// testDefaultClass leaves the class of a VM out.
+func (h *house) testDefaultClass(t *testing.T) {
+	const annotation = "virtualmachineclass.virtualization.deckhouse.io/is-default-class"
+	for _, patch := range []string{`virtualMachineClassName: null`, `virtualMachineClassName: ""`} {
+		said, err := h.kubectl.try(t, render(t, manifestOf(t, "VirtualMachine", "plain", patch)),
+			"create", "--dry-run=server", "-o", "jsonpath={.spec.virtualMachineClassName}", "-f", "-")
+		if err != nil || said != "generic" {
+			t.Errorf("%s: the class is %q, %v", patch, said, err)
+		}
+	}
+	_, err := h.kubectl.try(t, "", "annotate", "vmclass", "small", annotation+"=true")
+	denied(t, "a second default class", err, []string{"metadata.annotations", "class generic is the default one already"})
+	h.kubectl.run(t, "annotate", "vmclass", "generic", annotation+"-")
+	poll(t, "no class is the default one", func() bool {
+		_, err := h.kubectl.try(t, render(t, manifestOf(t, "VirtualMachine", "plain", `virtualMachineClassName: null`)), "create", "--dry-run=server", "-f", "-")
+		return err != nil && strings.Contains(err.Error(), "spec.virtualMachineClassName") && strings.Contains(err.Error(), annotation)
+	})
+	h.kubectl.run(t, "annotate", "vmclass", "generic", annotation+"=true")
 }
 
 // refuses applies what must be denied.

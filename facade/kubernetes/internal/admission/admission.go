@@ -21,8 +21,13 @@ import (
 	"orlop.dev/kit/resource"
 )
 
+// asked is what a service judges of a change.
+var asked = []string{"spec", "metadata.annotations"}
+
 // Kind asks one kind's service.
 type Kind struct {
+	// Defaulted are the fields of the spec that the service fills in.
+	Defaulted []string
 	// Convert reads the service's form of a custom resource.
 	Convert func(*unstructured.Unstructured) (resource.Object, error)
 	Client  *resource.Client[resource.Object]
@@ -44,7 +49,7 @@ func (h Handler) Handle(ctx context.Context, request admission.Request) admissio
 	if err := json.Unmarshal(request.Object.Raw, &cr.Object); err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
 	}
-	if err := kind.ask(onBehalfOf(ctx, request), cr, request); err != nil {
+	if _, err := kind.ask(onBehalfOf(ctx, request), cr, request); err != nil {
 		return deny(fault.From(err), cr)
 	}
 	return admission.Allowed("")
@@ -56,10 +61,11 @@ func onBehalfOf(ctx context.Context, request admission.Request) context.Context 
 	})
 }
 
-func (k Kind) ask(ctx context.Context, cr *unstructured.Unstructured, request admission.Request) error {
+// ask returns the object as the service would store it, or its refusal.
+func (k Kind) ask(ctx context.Context, cr *unstructured.Unstructured, request admission.Request) (resource.Object, error) {
 	object, err := k.Convert(cr)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	meta := object.GetMetadata()
 	// Kubernetes' labels and owners are its own to judge.
@@ -70,17 +76,14 @@ func (k Kind) ask(ctx context.Context, cr *unstructured.Unstructured, request ad
 	}
 	only := resource.WriteOptions{ValidateOnly: true}
 	if request.Operation == admissionv1.Create {
-		_, err = k.Client.Create(ctx, object, only)
+		stored, err := k.Client.Create(ctx, object, only)
 		// What is there already is the facade's to compare, not the user's to mend.
 		if f := fault.From(err); f != nil && f.Class == fault.Exists {
-			_, err = k.Client.Update(ctx, object, resource.UpdateOptions{WriteOptions: only, Mask: []string{"spec"}})
+			return k.Client.Update(ctx, object, resource.UpdateOptions{WriteOptions: only, Mask: asked})
 		}
-		return err
+		return stored, err
 	}
-	_, err = k.Client.Update(ctx, object, resource.UpdateOptions{
-		WriteOptions: only, Mask: []string{"spec"}, AllowMissing: true,
-	})
-	return err
+	return k.Client.Update(ctx, object, resource.UpdateOptions{WriteOptions: only, Mask: asked, AllowMissing: true})
 }
 
 // deny answers in the form of the API server's own refusals, field by field.

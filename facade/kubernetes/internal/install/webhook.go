@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"strings"
 
 	admission "k8s.io/api/admissionregistration/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -18,6 +19,8 @@ const (
 type Webhook struct {
 	// URL of the webhook, where the facade runs beside the API server.
 	URL string
+	// DefaultURL is where the API server has specs filled in.
+	DefaultURL string
 	// Service that leads to the facade, where it runs in the cluster.
 	Service *admission.ServiceReference
 	// CABundle verifies the webhook's certificate, in PEM.
@@ -28,21 +31,60 @@ type Webhook struct {
 	EvictionURL string
 }
 
+// Defaulted are, by their kinds' names, the fields of specs that services fill in.
+type Defaulted map[string][]string
+
 // ApplyWebhook registers the admission webhook for the definitions' kinds.
-func ApplyWebhook(ctx context.Context, c client.Client, hook Webhook, definitions []*apiextensions.CustomResourceDefinition) error {
+func ApplyWebhook(ctx context.Context, c client.Client, hook Webhook, definitions []*apiextensions.CustomResourceDefinition, defaulted Defaulted) error {
+	if err := apply(ctx, c, hook.defaults(definitions, defaulted)); err != nil {
+		return err
+	}
 	return apply(ctx, c, hook.configuration(definitions))
 }
 
-// configuration asks the services only about a changed spec, and never about
-// the facade's own writes: status, metadata and deletion must work whatever
-// state the services are in.
+// defaults asks for what is left out, and for nothing else: each kind by itself,
+// as only it has its fields.
+func (w Webhook) defaults(definitions []*apiextensions.CustomResourceDefinition, defaulted Defaulted) *admission.MutatingWebhookConfiguration {
+	config := &admission.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: webhookName}}
+	for _, definition := range definitions {
+		fields := defaulted[definition.Spec.Names.Kind]
+		if len(fields) == 0 {
+			continue
+		}
+		fail, equivalent, none, timeout := admission.Fail, admission.Equivalent, admission.SideEffectClassNone, int32(webhookTimeoutSeconds)
+		var left []string
+		for _, field := range fields {
+			left = append(left, "!has(object.spec."+field+") || object.spec."+field+" == ''")
+		}
+		config.Webhooks = append(config.Webhooks, admission.MutatingWebhook{
+			Name:                    definition.Spec.Names.Singular + ".default.orlop.dev",
+			ClientConfig:            w.clientConfigOf(w.DefaultURL),
+			FailurePolicy:           &fail,
+			MatchPolicy:             &equivalent,
+			SideEffects:             &none,
+			TimeoutSeconds:          &timeout,
+			AdmissionReviewVersions: []string{"v1"},
+			Rules:                   []admission.RuleWithOperations{webhookRule(definition)},
+			MatchConditions: []admission.MatchCondition{
+				{Name: "not-the-facade", Expression: "request.userInfo.username != '" + w.Exempt + "'"},
+				{Name: "left-out", Expression: "has(object.spec) && (" + strings.Join(left, " || ") + ")"},
+				{Name: "not-deleting", Expression: "!has(object.metadata.deletionTimestamp)"},
+			},
+		})
+	}
+	return config
+}
+
+// configuration asks the services only about a changed spec, or annotations,
+// which some of them judge, and never about the facade's own writes: status,
+// finalizers and deletion must work whatever state the services are in.
 func (w Webhook) configuration(definitions []*apiextensions.CustomResourceDefinition) *admission.ValidatingWebhookConfiguration {
 	fail, equivalent, none := admission.Fail, admission.Equivalent, admission.SideEffectClassNone
 	timeout := int32(webhookTimeoutSeconds)
 	config := &admission.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: webhookName}}
 	config.Webhooks = []admission.ValidatingWebhook{{
 		Name:                    "admission.orlop.dev",
-		ClientConfig:            w.clientConfig(),
+		ClientConfig:            w.clientConfigOf(w.URL),
 		FailurePolicy:           &fail,
 		MatchPolicy:             &equivalent,
 		SideEffects:             &none,
@@ -50,8 +92,8 @@ func (w Webhook) configuration(definitions []*apiextensions.CustomResourceDefini
 		AdmissionReviewVersions: []string{"v1"},
 		MatchConditions: []admission.MatchCondition{
 			{Name: "not-the-facade", Expression: "request.userInfo.username != '" + w.Exempt + "'"},
-			{Name: "spec-changed", Expression: "request.operation == 'CREATE' || " +
-				"(has(object.spec) ? (!has(oldObject.spec) || object.spec != oldObject.spec) : has(oldObject.spec))"},
+			{Name: "changed", Expression: "request.operation == 'CREATE' || " +
+				changed("spec", "object", "oldObject") + " || " + changed("annotations", "object.metadata", "oldObject.metadata")},
 			{Name: "not-deleting", Expression: "!has(object.metadata.deletionTimestamp)"},
 		},
 	}}
@@ -62,6 +104,12 @@ func (w Webhook) configuration(definitions []*apiextensions.CustomResourceDefini
 		config.Webhooks = append(config.Webhooks, w.evictions())
 	}
 	return config
+}
+
+// changed is true of a field that is another than before.
+func changed(field, now, before string) string {
+	now, before = now+"."+field, before+"."+field
+	return "(has(" + now + ") ? (!has(" + before + ") || " + now + " != " + before + ") : has(" + before + "))"
 }
 
 // evictions asks about the evictions of all Pods: what is evicted can't be told
@@ -86,10 +134,10 @@ func (w Webhook) evictions() admission.ValidatingWebhook {
 	}
 }
 
-func (w Webhook) clientConfig() admission.WebhookClientConfig {
+func (w Webhook) clientConfigOf(url string) admission.WebhookClientConfig {
 	config := admission.WebhookClientConfig{CABundle: w.CABundle, Service: w.Service}
 	if w.Service == nil {
-		config.URL = &w.URL
+		config.URL = &url
 	}
 	return config
 }

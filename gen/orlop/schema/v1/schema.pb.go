@@ -392,7 +392,10 @@ type Field struct {
 	// An object whose keys the schema doesn't know (google.protobuf.Struct).
 	PreserveUnknown bool `protobuf:"varint,6,opt,name=preserve_unknown,json=preserveUnknown,proto3" json:"preserve_unknown,omitempty"`
 	// Null is a legal value in manifests and reads as unset.
-	Nullable      bool `protobuf:"varint,7,opt,name=nullable,proto3" json:"nullable,omitempty"`
+	Nullable bool `protobuf:"varint,7,opt,name=nullable,proto3" json:"nullable,omitempty"`
+	// The service fills the field in where it is left out: a default that only it
+	// can know. Fields of a spec itself, with texts, can have it.
+	Defaulted     bool `protobuf:"varint,8,opt,name=defaulted,proto3" json:"defaulted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +475,13 @@ func (x *Field) GetPreserveUnknown() bool {
 func (x *Field) GetNullable() bool {
 	if x != nil {
 		return x.Nullable
+	}
+	return false
+}
+
+func (x *Field) GetDefaulted() bool {
+	if x != nil {
+		return x.Defaulted
 	}
 	return false
 }
@@ -667,7 +677,7 @@ const file_orlop_schema_v1_schema_proto_rawDesc = "" +
 	"\x04Rule\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xd4\x02\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xf2\x02\n" +
 	"\x05Field\x12\x18\n" +
 	"\adefault\x18\x01 \x01(\tR\adefault\x12\x1c\n" +
 	"\timmutable\x18\x02 \x01(\bR\timmutable\x125\n" +
@@ -675,7 +685,8 @@ const file_orlop_schema_v1_schema_proto_rawDesc = "" +
 	"\rlist_map_keys\x18\x04 \x03(\tR\vlistMapKeys\x12 \n" +
 	"\vunsupported\x18\x05 \x01(\tR\vunsupported\x12)\n" +
 	"\x10preserve_unknown\x18\x06 \x01(\bR\x0fpreserveUnknown\x12\x1a\n" +
-	"\bnullable\x18\a \x01(\bR\bnullable\"O\n" +
+	"\bnullable\x18\a \x01(\bR\bnullable\x12\x1c\n" +
+	"\tdefaulted\x18\b \x01(\bR\tdefaulted\"O\n" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fFORMAT_QUANTITY\x10\x01\x12\x18\n" +

@@ -778,7 +778,7 @@ type VirtualMachineSpec struct {
 	RunPolicy RunPolicy_Value `protobuf:"varint,1,opt,name=run_policy,json=runPolicy,proto3,enum=orlop.vm.v1.RunPolicy_Value" json:"run_policy,omitempty"`
 	// The VirtualMachineIPAddress to use; one is made where none is named.
 	VirtualMachineIpAddressName string `protobuf:"bytes,2,opt,name=virtual_machine_ip_address_name,json=virtualMachineIPAddressName,proto3" json:"virtual_machine_ip_address_name,omitempty"`
-	// Name of the VirtualMachineClass.
+	// Name of the VirtualMachineClass; the default one where none is given.
 	VirtualMachineClassName string  `protobuf:"bytes,3,opt,name=virtual_machine_class_name,json=virtualMachineClassName,proto3" json:"virtual_machine_class_name,omitempty"`
 	Cpu                     *CPU    `protobuf:"bytes,4,opt,name=cpu,proto3" json:"cpu,omitempty"`
 	Memory                  *Memory `protobuf:"bytes,5,opt,name=memory,proto3" json:"memory,omitempty"`
@@ -3615,15 +3615,14 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\x04Node\x12\x06string\x1a\x10.status.nodeNameB&\n" +
 	"\tIPAddress\x12\x06string\x1a\x11.status.ipAddressB(\n" +
 	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x18VirtualMachineClassReadyJ\x13SizingPolicyMatchedJ\x11BlockDevicesReadyJ\x11ProvisioningReadyJ\x1cVirtualMachineIPAddressReadyJ\aRunning\xaa\xd4\x18q\n" +
-	"\x1avirtualmachine.name.length\x12\x1fself.metadata.name.size() <= 63\x1a2metadata.name must be no longer than 63 characters\"\xbc\x0e\n" +
+	"\x1avirtualmachine.name.length\x12\x1fself.metadata.name.size() <= 63\x1a2metadata.name must be no longer than 63 characters\"\xb8\x0e\n" +
 	"\x12VirtualMachineSpec\x12b\n" +
 	"\n" +
 	"run_policy\x18\x01 \x01(\x0e2\x1c.orlop.vm.v1.RunPolicy.ValueB%\xa2\xd4\x18!\n" +
 	"\x1f\"AlwaysOnUnlessStoppedManually\"R\trunPolicy\x12P\n" +
 	"\x1fvirtual_machine_ip_address_name\x18\x02 \x01(\tB\n" +
-	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x1bvirtualMachineIPAddressName\x12G\n" +
-	"\x1avirtual_machine_class_name\x18\x03 \x01(\tB\n" +
-	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x17virtualMachineClassName\x12*\n" +
+	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x1bvirtualMachineIPAddressName\x12C\n" +
+	"\x1avirtual_machine_class_name\x18\x03 \x01(\tB\x06\xa2\xd4\x18\x02@\x01R\x17virtualMachineClassName\x12*\n" +
 	"\x03cpu\x18\x04 \x01(\v2\x10.orlop.vm.v1.CPUB\x06\xbaH\x03\xc8\x01\x01R\x03cpu\x123\n" +
 	"\x06memory\x18\x05 \x01(\v2\x13.orlop.vm.v1.MemoryB\x06\xbaH\x03\xc8\x01\x01R\x06memory\x12V\n" +
 	"\x11block_device_refs\x18\x06 \x03(\v2\x1b.orlop.vm.v1.BlockDeviceRefB\r\xbaH\n" +

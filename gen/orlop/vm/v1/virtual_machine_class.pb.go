@@ -1241,16 +1241,17 @@ var File_orlop_vm_v1_virtual_machine_class_proto protoreflect.FileDescriptor
 
 const file_orlop_vm_v1_virtual_machine_class_proto_rawDesc = "" +
 	"\n" +
-	"'orlop/vm/v1/virtual_machine_class.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\x1a\x1borlop/vm/v1/placement.proto\"\xe0\x03\n" +
+	"'orlop/vm/v1/virtual_machine_class.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\x1a\x1borlop/vm/v1/placement.proto\"\xd2\x04\n" +
 	"\x13VirtualMachineClass\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12@\n" +
 	"\x04spec\x18\x04 \x01(\v2$.orlop.vm.v1.VirtualMachineClassSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x12>\n" +
-	"\x06status\x18\x05 \x01(\v2&.orlop.vm.v1.VirtualMachineClassStatusR\x06status:\xda\x01\xa2\xd4\x18\xd5\x01\n" +
+	"\x06status\x18\x05 \x01(\v2&.orlop.vm.v1.VirtualMachineClassStatusR\x06status:\xcc\x02\xa2\xd4\x18\xc7\x02\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\x15virtualmachineclasses\"\x13virtualmachineclass*\x03vmc*\x04vmcs*\avmclass*\tvmclasses2\x0evirtualization8\x02B\x1e\n" +
-	"\x05Phase\x12\x06string\x1a\r.status.phaseB(\n" +
+	"\x05Phase\x12\x06string\x1a\r.status.phaseBp\n" +
+	"\tIsDefault\x12\x06string\x1aY.metadata.annotations.virtualmachineclass\\.virtualization\\.deckhouse\\.io/is-default-class \x01B(\n" +
 	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x05Ready\"\x9e\x02\n" +
 	"\x17VirtualMachineClassSpec\x125\n" +
 	"\x03cpu\x18\x01 \x01(\v2\x15.orlop.vm.v1.ClassCPUB\f\xbaH\x03\xc8\x01\x01\xa2\xd4\x18\x02\x10\x01R\x03cpu\x12C\n" +

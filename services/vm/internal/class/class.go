@@ -22,7 +22,29 @@ import (
 	"orlop.dev/services/vm/internal/node"
 )
 
-const typeReady = "Ready"
+const (
+	typeReady = "Ready"
+
+	// defaultAnnotation is on the class of VMs that name none.
+	defaultAnnotation = "virtualmachineclass.virtualization.deckhouse.io/is-default-class"
+)
+
+// IsDefault reports whether VMs that name no class have this one.
+func IsDefault(class *vmv1.VirtualMachineClass) bool {
+	return class.GetMetadata().GetAnnotations()[defaultAnnotation] == "true" && class.GetMetadata().GetDeletionTimestamp() == nil
+}
+
+// Default is the name of the default class; a fault that says what to do where
+// there is none.
+func Default(all []*vmv1.VirtualMachineClass) (string, error) {
+	for _, one := range all {
+		if IsDefault(one) {
+			return one.GetMetadata().GetName(), nil
+		}
+	}
+	return "", fault.Refuse("spec.virtualMachineClassName", "FieldValueRequired",
+		"no class is the default one: name a class, or annotate one with %s=true", defaultAnnotation)
+}
 
 // Shipped are the classes that every installation has.
 func Shipped() []*vmv1.VirtualMachineClass {
@@ -32,10 +54,9 @@ func Shipped() []*vmv1.VirtualMachineClass {
 			Spec:     &vmv1.VirtualMachineClassSpec{Cpu: cpu},
 		}
 	}
-	return []*vmv1.VirtualMachineClass{
-		class("generic", &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Model, Model: "Nehalem"}),
-		class("host", &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Host}),
-	}
+	generic := class("generic", &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Model, Model: "Nehalem"})
+	generic.Metadata.Annotations = map[string]string{defaultAnnotation: "true"}
+	return []*vmv1.VirtualMachineClass{generic, class("host", &vmv1.ClassCPU{Type: vmv1.ClassCPUType_Host})}
 }
 
 // Reconciler keeps the statuses of classes.
@@ -43,6 +64,8 @@ type Reconciler struct {
 	Nodes func(ctx context.Context) ([]node.Node, error)
 	// Processor is what there is for guests on every node.
 	Processor Processor
+	// All lists the classes.
+	All func() ([]*vmv1.VirtualMachineClass, error)
 	// InUse counts the VMs of a class.
 	InUse func(name string) int
 	Now   func() time.Time
@@ -99,11 +122,44 @@ func (r *Reconciler) Reconcile(ctx context.Context, class *vmv1.VirtualMachineCl
 	return reconcile.Result{Status: status}, nil
 }
 
-// Admit refuses overlapping ranges of cores, and selectors that mean nothing.
-func Admit(_ context.Context, _, class *vmv1.VirtualMachineClass) error {
+// Admit refuses overlapping ranges of cores, selectors that mean nothing, and a
+// second default class.
+func (r *Reconciler) Admit(_ context.Context, _, class *vmv1.VirtualMachineClass) error {
+	if class == nil {
+		return nil
+	}
 	if _, err := Selector(class); err != nil {
 		return err
 	}
+	if err := r.admitDefault(class); err != nil {
+		return err
+	}
+	return admitPolicies(class)
+}
+
+func (r *Reconciler) admitDefault(class *vmv1.VirtualMachineClass) error {
+	value, has := class.GetMetadata().GetAnnotations()[defaultAnnotation]
+	if !has {
+		return nil
+	}
+	const path = "metadata.annotations"
+	if value != "true" {
+		return fault.Refuse(path, "FieldValueInvalid", "%s must be true, or not be there", defaultAnnotation)
+	}
+	all, err := r.All()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if IsDefault(other) && other.GetMetadata().GetName() != class.GetMetadata().GetName() {
+			return fault.Refuse(path, "FieldValueForbidden", "class %s is the default one already: take %s from it first",
+				other.GetMetadata().GetName(), defaultAnnotation)
+		}
+	}
+	return nil
+}
+
+func admitPolicies(class *vmv1.VirtualMachineClass) error {
 	policies := class.GetSpec().GetSizingPolicies()
 	for i, policy := range policies {
 		if dedicated := policy.GetDedicatedCores(); len(dedicated) > 0 && !slices.Contains(dedicated, false) {

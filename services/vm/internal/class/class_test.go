@@ -104,12 +104,45 @@ func TestClassesAreJudged(t *testing.T) {
 		{&vmv1.VirtualMachineClassSpec{SizingPolicies: []*vmv1.SizingPolicy{{DedicatedCores: []bool{true}}}},
 			"spec.sizingPolicies[0].dedicatedCores"},
 	} {
-		err := Admit(t.Context(), nil, &vmv1.VirtualMachineClass{Spec: test.spec})
+		err := new(Reconciler).Admit(t.Context(), nil, &vmv1.VirtualMachineClass{Spec: test.spec})
 		if test.field == "" && err == nil {
 			continue
 		}
 		if f := fault.From(err); f == nil || f.Class != fault.Invalid || len(f.Fields) != 1 || f.Fields[0].Path != test.field {
 			t.Errorf("%v: got %v, want a refusal of %q", test.spec, err, test.field)
 		}
+	}
+}
+
+func annotated(name, value string) *vmv1.VirtualMachineClass {
+	return &vmv1.VirtualMachineClass{Metadata: &metav1.ObjectMeta{Name: name, Annotations: map[string]string{defaultAnnotation: value}}}
+}
+
+func TestThereIsOneDefaultClass(t *testing.T) {
+	all := []*vmv1.VirtualMachineClass{{Metadata: &metav1.ObjectMeta{Name: "plain"}}}
+	r := &Reconciler{All: func() ([]*vmv1.VirtualMachineClass, error) { return all, nil }}
+	if _, err := Default(all); !fault.Is(err, fault.Invalid) || fault.From(err).Fields[0].Path != "spec.virtualMachineClassName" {
+		t.Errorf("without a default class: %v", err)
+	}
+	if err := r.Admit(t.Context(), nil, annotated("odd", "yes")); !fault.Is(err, fault.Invalid) {
+		t.Errorf("another value than true: %v", err)
+	}
+	if err := r.Admit(t.Context(), nil, annotated("first", "true")); err != nil {
+		t.Fatal(err)
+	}
+	all = append(all, annotated("first", "true"))
+	if name, err := Default(all); err != nil || name != "first" {
+		t.Errorf("the default class is %s, %v", name, err)
+	}
+	if err := r.Admit(t.Context(), nil, annotated("first", "true")); err != nil {
+		t.Errorf("the default class itself: %v", err)
+	}
+	err := r.Admit(t.Context(), nil, annotated("second", "true"))
+	if !fault.Is(err, fault.Invalid) || fault.From(err).Fields[0].Path != "metadata.annotations" {
+		t.Errorf("a second default class: %v", err)
+	}
+	all[1].Metadata.DeletionTimestamp = timestamppb.Now()
+	if err := r.Admit(t.Context(), nil, annotated("second", "true")); err != nil {
+		t.Errorf("beside one that is being deleted: %v", err)
 	}
 }
