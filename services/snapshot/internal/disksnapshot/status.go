@@ -42,7 +42,7 @@ func (o *observation) judge(snapshot *snapshotv1.VirtualDiskSnapshot) {
 	case o.taken != nil && !o.taken.Consistent && snapshot.GetSpec().GetRequiredConsistency():
 		o.failed = fault.New(fault.Invalid, reasonFailed,
 			"The disk was in use and its file systems were not at rest all the time, which the snapshot requires: take another one.")
-	case o.begun && fault.Is(o.waits, fault.NotFound):
+	case o.begun && o.waits != nil && o.waits.Class == fault.NotFound:
 		o.failed = fault.New(fault.Invalid, reasonFailed, "VirtualDisk %s went while the snapshot was taken.", snapshot.GetSpec().GetVirtualDiskName())
 	}
 }
