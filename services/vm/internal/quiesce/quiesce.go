@@ -160,9 +160,11 @@ func (w *work) run(ctx context.Context, request *vmv1.SwitchGuestDisksRequest) (
 		return nil, err
 	}
 	// A process that was killed may have left it frozen: if it was the same switch,
-	// and nothing was thawed since, it happened at rest.
-	if err := w.thaw(ctx); err != nil {
-		return nil, err
+	// and nothing was thawed since, it happened at rest. A guest that does not answer
+	// is thawed when it does, by the keeper.
+	stuck := w.thaw(ctx)
+	if stuck != nil && request.GetRest() == vmv1.GuestRest_Required {
+		return nil, stuck
 	}
 	if !running {
 		return &vmv1.SwitchGuestDisksResponse{}, nil
@@ -170,10 +172,14 @@ func (w *work) run(ctx context.Context, request *vmv1.SwitchGuestDisksRequest) (
 	own := w.record.Token == request.GetToken()
 	rested := own && w.record.rested()
 	if !own {
-		*w.record = Record{Version: w.record.Version, VM: w.uid, Token: request.GetToken()}
+		*w.record = Record{Version: w.record.Version, VM: w.uid, Token: request.GetToken(), ThawBy: w.record.ThawBy}
 	}
 	if !switched {
-		if rested, err = w.move(ctx, request.GetRest()); err != nil {
+		rest := request.GetRest()
+		if stuck != nil {
+			rest = vmv1.GuestRest_None
+		}
+		if rested, err = w.move(ctx, rest); err != nil {
 			return nil, err
 		}
 	}
@@ -206,6 +212,9 @@ func (w *work) move(ctx context.Context, rest vmv1.GuestRest_Value) (bool, error
 	}
 	if thawing != nil {
 		w.opts.Logger.WarnContext(ctx, "a frozen guest does not answer: it is asked again", "vm", w.uid, "error", thawing)
+		if rest != vmv1.GuestRest_Required { // nobody waits to hear whether it was at rest
+			thawing = nil
+		}
 	}
 	return w.record.rested(), thawing
 }

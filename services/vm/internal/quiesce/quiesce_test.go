@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
@@ -20,6 +22,7 @@ const uid = "6f9619ff-8b86-4011-b42d-00cf4fc964ff"
 // killed, in the call that dies names.
 type guest struct {
 	agent    bool
+	hangs    bool // an agent that hears and does not answer
 	frozen   bool
 	path     string
 	switched bool // while it was frozen
@@ -52,15 +55,22 @@ func (g *guest) Freeze(context.Context, string) (int, error) {
 	}
 	g.frozen = true
 	g.die("freeze")
-	return 2, nil
+	return 2, g.answer()
 }
 
 func (g *guest) Thaw(context.Context, string) (int, error) {
-	if !g.frozen {
-		return 0, nil
+	if err := g.answer(); err != nil || !g.frozen {
+		return 0, err
 	}
 	g.frozen = false
 	return 2, nil
+}
+
+func (g *guest) answer() error {
+	if g.hangs {
+		return fault.New(fault.NotReady, "AgentNotReady", "the guest agent does not answer")
+	}
+	return nil
 }
 
 func TestFrozenGuestIsThawedWhateverIsKilled(t *testing.T) {
@@ -126,17 +136,7 @@ func dieIn(t *testing.T, call func()) {
 func TestGuestWithoutAgent(t *testing.T) {
 	client := etcdtest.Start(t)
 	g := &guest{path: "old"}
-	s := quiesce.New(quiesce.Options{
-		Etcd: client, Prefix: "/quiet", Engine: g, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
-		Machine: func(resource.Key) (*vmv1.VirtualMachine, bool) {
-			return &vmv1.VirtualMachine{Metadata: &metav1.ObjectMeta{Uid: uid}}, true
-		},
-		Device: func(disk string) string { return disk },
-	})
-	request := &vmv1.SwitchGuestDisksRequest{
-		Uid: uid, Token: "token", Rest: vmv1.GuestRest_Required,
-		Files: []*vmv1.GuestDiskFile{{VirtualDiskName: "root", Path: "new"}},
-	}
+	s, request := serviceOf(client, g), switchTo("token", "new")
 	_, err := s.SwitchGuestDisks(t.Context(), request)
 	if fault.ReasonOf(err) != quiesce.ReasonInconsistent || g.path != "old" {
 		t.Fatalf("got %v, and the guest writes to %s", err, g.path)
@@ -145,5 +145,49 @@ func TestGuestWithoutAgent(t *testing.T) {
 	response, err := s.SwitchGuestDisks(t.Context(), request)
 	if err != nil || response.GetAtRest() || g.path != "new" {
 		t.Errorf("got %v, %v, and the guest writes to %s", response, err, g.path)
+	}
+}
+
+func serviceOf(client *clientv3.Client, g *guest) *quiesce.Service {
+	return quiesce.New(quiesce.Options{
+		Etcd: client, Prefix: "/quiet", Engine: g, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Machine: func(resource.Key) (*vmv1.VirtualMachine, bool) {
+			return &vmv1.VirtualMachine{Metadata: &metav1.ObjectMeta{Uid: uid}}, true
+		},
+		Exists: func(string) bool { return true }, Ready: func(context.Context) error { return nil },
+		Device: func(disk string) string { return disk },
+	})
+}
+
+func switchTo(token, path string) *vmv1.SwitchGuestDisksRequest {
+	return &vmv1.SwitchGuestDisksRequest{
+		Uid: uid, Token: token, Rest: vmv1.GuestRest_Required,
+		Files: []*vmv1.GuestDiskFile{{VirtualDiskName: "root", Path: path}},
+	}
+}
+
+// Nobody who needs no rest waits for an agent that hangs, and what it may have
+// frozen is thawed once it answers.
+func TestAgentThatHangsHoldsUpOnlyWhoNeedsIt(t *testing.T) {
+	g := &guest{path: "old", agent: true, hangs: true}
+	s := serviceOf(etcdtest.Start(t), g)
+	if _, err := s.SwitchGuestDisks(t.Context(), switchTo("needs", "rested")); !fault.Is(err, fault.NotReady) || g.path != "old" {
+		t.Fatalf("got %v, and the guest writes to %s", err, g.path)
+	}
+	for _, path := range []string{"new", "newer"} {
+		request := switchTo(path, path)
+		request.Rest = vmv1.GuestRest_IfPossible
+		for range 2 {
+			if response, err := s.SwitchGuestDisks(t.Context(), request); err != nil || response.GetAtRest() || g.path != path {
+				t.Fatalf("got %v, %v, and the guest writes to %s", response, err, g.path)
+			}
+		}
+	}
+	if err := s.Pass(t.Context()); err != nil || !g.frozen {
+		t.Fatalf("the guest is %+v, %v", g, err)
+	}
+	g.hangs = false
+	if err := s.Pass(t.Context()); err != nil || g.frozen {
+		t.Errorf("the guest is %+v, %v", g, err)
 	}
 }
