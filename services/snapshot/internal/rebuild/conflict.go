@@ -45,7 +45,7 @@ func (e *Engine) judge(ctx context.Context, job *Job, p *plan) ([]Item, error) {
 		items = append(items, secret)
 	}
 	missing, err := e.judgeImages(ctx, job, p)
-	return slices.Concat(items, missing, p.renaming.unused()), err
+	return append(items, missing...), err
 }
 
 func itemOf(object resource.Object) Item {

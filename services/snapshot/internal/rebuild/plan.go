@@ -27,7 +27,7 @@ type plan struct {
 	disks       []*plannedDisk
 	machine     *vmv1.VirtualMachine
 	attachments []*vmv1.VirtualMachineBlockDeviceAttachment
-	renaming    *renaming
+	names       *Names
 }
 
 // plannedDisk is a disk with the UID of the snapshot that has its data.
@@ -38,8 +38,8 @@ type plannedDisk struct {
 
 // newPlan makes the objects of a recipe under their new names, marked.
 func newPlan(kept *recipe.Recipe, job *Job) (*plan, error) {
-	p := &plan{renaming: newRenaming(job.Names)}
-	named := p.renaming.name
+	p := &plan{names: &job.Names}
+	named := p.names.name
 	adopt := func(object resource.Object) {
 		meta := object.GetMetadata()
 		meta.Namespace, meta.Name = job.Owner.GetNamespace(), named(object.GetKind(), meta.GetName())
@@ -109,13 +109,13 @@ func (p *plan) addAddress(kept *recipe.Recipe, job *Job, adopt func(resource.Obj
 func (p *plan) rename() {
 	for _, ref := range p.machine.GetSpec().GetBlockDeviceRefs() {
 		if ref.GetKind() == vmv1.BlockDeviceKind_VirtualDisk {
-			ref.Name = p.renaming.name(kindDisk, ref.GetName())
+			ref.Name = p.names.name(kindDisk, ref.GetName())
 		}
 	}
 	provisioning := p.machine.GetSpec().GetProvisioning()
 	for _, ref := range []*vmv1.SecretRef{provisioning.GetUserDataRef(), provisioning.GetSysprepRef()} {
 		if ref != nil {
-			ref.Name = p.renaming.name(kindSecret, ref.GetName())
+			ref.Name = p.names.name(kindSecret, ref.GetName())
 		}
 	}
 }
@@ -129,7 +129,7 @@ func (p *plan) addAttachments(kept *recipe.Recipe, adopt func(resource.Object)) 
 		adopt(attachment)
 		attachment.Spec.VirtualMachineName = p.machine.GetMetadata().GetName()
 		if ref := attachment.GetSpec().GetBlockDeviceRef(); ref.GetKind() == vmv1.BlockDeviceKind_VirtualDisk {
-			ref.Name = p.renaming.name(kindDisk, ref.GetName())
+			ref.Name = p.names.name(kindDisk, ref.GetName())
 		}
 		p.attachments = append(p.attachments, attachment)
 	}

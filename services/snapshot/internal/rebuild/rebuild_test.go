@@ -57,7 +57,7 @@ func TestAllThatStandsInTheWayIsToldAtOnceAndNothingIsMade(t *testing.T) {
 	w.secrets["cloud"].Data["user"] = []byte("another")
 	before := w.names()
 	o := w.run(jobNamed(func(job *rebuild.Job) {
-		job.Names.Replacements = []rebuild.Replacement{{Name: "nothing", To: "x"}}
+		job.Names.Replacements = []rebuild.Replacement{{Name: "nothing", To: "x"}} // which is of no account
 	}))
 	if !o.Failed() || o.Record.Failure.Reason != rebuild.ReasonConflict {
 		t.Fatalf("the record is %+v", o.Record)
@@ -65,7 +65,7 @@ func TestAllThatStandsInTheWayIsToldAtOnceAndNothingIsMade(t *testing.T) {
 	for _, word := range []string{
 		"VirtualMachine web exists", "VirtualDisk root exists", "VirtualDisk data exists",
 		"VirtualMachineBlockDeviceAttachment web-data exists", "VirtualMachineIPAddress web-ip is attached to VirtualMachine web",
-		"Secret cloud exists with another content", "the snapshot has no object nothing to be named x",
+		"Secret cloud exists with another content",
 	} {
 		if !strings.Contains(o.Record.Failure.Message, word) {
 			t.Errorf("%q is not told in %q", word, o.Record.Failure.Message)
