@@ -24,6 +24,8 @@ func TestSnapshots(t *testing.T) {
 	u.tells(t, "a disk is frozen under its guest", (*user).testDiskSnapshot)
 	u.tells(t, "images are made from a snapshot", (*user).testImagesOfSnapshot)
 	u.tells(t, "a VM is restored under new names", (*user).testRestoreBeside)
+	u.tells(t, "what a guest writes stays in its order", (*user).testWriter)
+	u.tells(t, "twenty snapshots cost what was written between them", (*user).testManySnapshots)
 	u.tells(t, "a VM is put back in place", (*user).testPutBack)
 	u.tells(t, "a VM is copied while it runs", (*user).testClone)
 	u.tells(t, "a VM is restored under its own names", (*user).testRestore)
