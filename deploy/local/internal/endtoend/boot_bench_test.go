@@ -107,6 +107,15 @@ func (u *user) twinOfGuest(dir string) twin {
 func (t twin) boot(b *testing.B, disk ...string) time.Duration {
 	b.Helper()
 	began := time.Now()
+	end := t.start(b, disk...)
+	took := time.Since(began)
+	end()
+	return took
+}
+
+// start makes the disk by qemu-img, and starts the guest until its agent answers.
+func (t twin) start(b *testing.B, disk ...string) (end func()) {
+	b.Helper()
 	made, err := exec.Command("qemu-img", append(disk, filepath.Join(t.dir, "disk.qcow2"))...).CombinedOutput()
 	if err != nil {
 		b.Fatalf("qemu-img %v: %v\n%s", disk, err, made)
@@ -114,12 +123,11 @@ func (t twin) boot(b *testing.B, disk ...string) time.Duration {
 	guest := exec.Command(t.arguments[0], t.arguments[1:]...)
 	guest.Dir = t.dir
 	check(b, guest.Start())
-	defer func() {
+	check(b, awaitAgent(filepath.Join(t.dir, "agent.sock")))
+	return func() {
 		check(b, guest.Process.Kill())
 		_ = guest.Wait()
-	}()
-	check(b, awaitAgent(filepath.Join(t.dir, "agent.sock")))
-	return time.Since(began)
+	}
 }
 
 // awaitAgent asks until an agent answers. What is asked before there is one is

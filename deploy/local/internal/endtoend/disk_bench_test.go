@@ -162,10 +162,16 @@ func (d *restDoor) ask(b *testing.B, method, url, body string) *http.Response {
 // makeDisk makes a disk of the image "base" and returns when it is Ready.
 func (d *restDoor) makeDisk(b *testing.B, name string) {
 	b.Helper()
-	created := d.ask(b, http.MethodPost, d.url, `{"metadata": {"name": "`+name+`"}, "spec": {"dataSource": {
-		"type": "ObjectRef", "objectRef": {"kind": "VirtualImage", "name": "base"}}}}`)
+	d.make(b, "virtualdisks", name, `{"dataSource": {"type": "ObjectRef", "objectRef": {"kind": "VirtualImage", "name": "base"}}}`, "Ready")
+}
+
+// make makes an object and returns when the watch says that it is in a phase.
+func (d *restDoor) make(b *testing.B, plural, name, spec, phase string) {
+	b.Helper()
+	url := strings.TrimSuffix(d.url, "virtualdisks") + plural
+	created := d.ask(b, http.MethodPost, url, `{"metadata": {"name": "`+name+`"}, "spec": `+spec+`}`)
 	check(b, created.Body.Close())
-	watch := d.ask(b, http.MethodGet, d.url+":watch", "")
+	watch := d.ask(b, http.MethodGet, url+":watch", "")
 	defer watch.Body.Close()
 	lines := bufio.NewScanner(watch.Body)
 	lines.Buffer(nil, 1<<20)
@@ -177,7 +183,7 @@ func (d *restDoor) makeDisk(b *testing.B, name string) {
 			}
 		}
 		check(b, json.Unmarshal(lines.Bytes(), &event))
-		if object := event.Object; object.Metadata.Name == name && object.Status.Phase == "Ready" {
+		if object := event.Object; object.Metadata.Name == name && object.Status.Phase == phase {
 			return
 		}
 	}

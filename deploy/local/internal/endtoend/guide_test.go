@@ -109,7 +109,8 @@ func blocksOf(text string) []guideBlock {
 		fence, isFence := strings.CutPrefix(trimmed, "```")
 		switch {
 		case isFence && open == nil:
-			open, indent = &guideBlock{line: i + 1, language: fence}, line[:strings.Index(line, "`")]
+			open = &guideBlock{line: i + 1, language: fence}
+			indent, _, _ = strings.Cut(line, "`")
 		case isFence:
 			blocks, open = append(blocks, *open), nil
 		case open != nil:

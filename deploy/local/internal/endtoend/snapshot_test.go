@@ -87,8 +87,8 @@ func (u *user) testRestoreBeside() {
 	u.kubectl("delete", "vm/linux-vm-2", "vd/linux-disk-2")
 }
 
-// testPutBack is told first what would be done, then has it done by an operation and
-// by a restore.
+// testPutBack is told first what would be done, then has it done by an operation, in
+// whose middle the daemon is killed, and by a restore.
 func (u *user) testPutBack() {
 	restore, err := os.ReadFile(u.example("virtualmachineoperation-restore.yaml"))
 	check(u.t, err)
@@ -101,6 +101,9 @@ func (u *user) testPutBack() {
 	}
 	u.kubectl("label", "vm/linux-vm", "since=then")
 	u.apply(named.Replace(string(restore)))
+	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="Maintenance")].status}`, "True")
+	u.killDaemon()
+	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
 	u.waitFor("vmop/put-back", "{.status.phase}", "Completed")
 	u.wantWord("linux-vm", "after")
 	if said := u.kubectl("get", "vm/linux-vm", "-o", "jsonpath={.metadata.labels}"); strings.Contains(said, "since") {
