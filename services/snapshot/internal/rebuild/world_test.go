@@ -2,7 +2,6 @@ package rebuild_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -131,7 +130,7 @@ func recipeOf(t *testing.T, objects []resource.Object) *recipe.Recipe {
 		case "VirtualDisk":
 			kept.Disks = append(kept.Disks, recipe.Disk{Manifest: text, Snapshot: name + "-s", Source: capture.Disk{Name: name, ID: "old " + name}})
 		default:
-			kept.Attachments = append(kept.Attachments, json.RawMessage(text))
+			kept.Attachments = append(kept.Attachments, text)
 		}
 	}
 	return kept

@@ -76,6 +76,11 @@ func (e *Engine) Freeze(ctx context.Context, uid string) (int, error) {
 	if !open {
 		return 0, fault.New(fault.NotReady, "AgentNotReady", "no guest agent answers: install and start qemu-guest-agent in the guest")
 	}
+	// One that hangs is found out sooner by a smaller question, and is not told
+	// anything that it would do later.
+	if err := process.Agent().Ping(ctx); err != nil {
+		return 0, fault.Wrap(err, fault.NotReady, "AgentNotReady", "the guest agent does not answer")
+	}
 	count, err := process.Agent().FreezeFilesystems(ctx)
 	if err != nil {
 		return 0, fault.Wrap(err, fault.NotReady, "AgentNotReady", "the guest agent can't freeze the file systems")

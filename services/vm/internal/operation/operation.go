@@ -81,10 +81,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOpera
 		return r.leave(ctx, op)
 	}
 	if Finished(op) {
-		if clear, err := r.clear(ctx, op); err != nil || !clear {
-			return reconcile.Result{After: rebuildPoll}, err
-		}
-		return r.collect(ctx, op)
+		return r.tidy(ctx, op)
 	}
 	key := resource.Key{Namespace: op.GetMetadata().GetNamespace(), Name: op.GetSpec().GetVirtualMachineName()}
 	vm, found := r.Machines.Machine(key)
@@ -92,10 +89,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOpera
 		return r.fail(op, "VirtualMachineNotFound", fmt.Sprintf("VirtualMachine %s does not exist.", key.Name))
 	}
 	if rebuilds(op.GetSpec().GetType()) {
-		result, err := r.rebuild(ctx, op, vm)
-		result.After = rebuildPoll
-		return result, err
+		return r.rebuild(ctx, op, vm)
 	}
+	return r.signal(ctx, op, vm)
+}
+
+// signal tells the VM what the operation wants, once, and follows it.
+func (r *Reconciler) signal(ctx context.Context, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine) (reconcile.Result, error) {
 	record, err := r.Power.Get(ctx, vm.GetMetadata().GetUid())
 	if err != nil {
 		return reconcile.Result{}, err
@@ -119,7 +119,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, op *vmv1.VirtualMachineOpera
 	case op.GetStatus().GetPhase() == vmv1.OperationPhase_InProgress:
 		// It was begun, and its mark is gone. It must not be done twice.
 		return r.fail(op, "OperationFailed",
-			fmt.Sprintf("VirtualMachine %s is another one now, or was told something else since.", key.Name))
+			fmt.Sprintf("VirtualMachine %s is another one now, or was told something else since.", vm.GetMetadata().GetName()))
 	}
 	return r.begin(ctx, op, vm)
 }

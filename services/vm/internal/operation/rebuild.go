@@ -45,6 +45,12 @@ func childKey(op *vmv1.VirtualMachineOperation) resource.Key {
 // rebuild restores or clones a VM (api.md of the platform, B.8): the snapshot
 // service does it, and is followed here.
 func (r *Reconciler) rebuild(ctx context.Context, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine) (reconcile.Result, error) {
+	result, err := r.ask(ctx, op, vm)
+	result.After = rebuildPoll
+	return result, err
+}
+
+func (r *Reconciler) ask(ctx context.Context, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine) (reconcile.Result, error) {
 	if r.Snapshots == nil {
 		return r.fail(op, "NotSupported", "There is no snapshot service here.")
 	}
@@ -183,6 +189,14 @@ func (r *Reconciler) rebuilding(op *vmv1.VirtualMachineOperation, child *snapsho
 
 func (r *Reconciler) waiting(op *vmv1.VirtualMachineOperation, message string) reconcile.Result {
 	return r.result(op, vmv1.OperationPhase_InProgress, ruleOf(op.GetSpec().GetType()).progress, message)
+}
+
+// tidy clears away what a finished operation made for itself, and then itself.
+func (r *Reconciler) tidy(ctx context.Context, op *vmv1.VirtualMachineOperation) (reconcile.Result, error) {
+	if clear, err := r.clear(ctx, op); err != nil || !clear {
+		return reconcile.Result{After: rebuildPoll}, err
+	}
+	return r.collect(ctx, op)
 }
 
 // clear deletes what a restore or a clone made for itself, the operation first, and
