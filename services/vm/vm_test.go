@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
@@ -50,6 +51,7 @@ type house struct {
 	disk      string // the file that all disks have
 	disks     *resource.Collection[*diskv1.VirtualDisk]
 	addresses *resource.Collection[*networkv1.VirtualMachineIPAddress]
+	macs      *resource.Collection[*networkv1.VirtualMachineMACAddress]
 
 	// Of the present instance of the service:
 	stop       func()
@@ -87,10 +89,11 @@ func newHouse(t *testing.T) *house {
 		&diskv1.Volume{Path: disk, Format: "raw", VirtualBytes: 1 << 20, WantedBytes: 2 << 20})
 	addresses, addressPart := servetest.StandIn[*networkv1.VirtualMachineIPAddress](t, store, &networkv1.VirtualMachineIPAddressService_ServiceDesc,
 		&networkv1.Port{MacAddress: "52:54:00:00:00:01", Mode: networkv1.PortMode_User, Address: "10.66.10.10/24", Gateway: "10.66.10.1"})
+	macs, macPart := servetest.StandIn[*networkv1.VirtualMachineMACAddress](t, store, &networkv1.VirtualMachineMACAddressService_ServiceDesc, &networkv1.Port{})
 	_, imagePart := servetest.StandIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, &imagev1.Blob{})
 	_, clusterPart := servetest.StandIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, &imagev1.Blob{})
-	others, _ := servetest.Host(t, diskPart, addressPart, imagePart, clusterPart)
-	h.disks, h.addresses = disks, addresses
+	others, _ := servetest.Host(t, diskPart, addressPart, macPart, imagePart, clusterPart)
+	h.disks, h.addresses, h.macs = disks, addresses, macs
 	h.opts = vm.Options{
 		Etcd: store, Disks: others, Images: others, Networks: others, Dir: t.TempDir(),
 		Nodes: []string{"node-1", "node-2"}, MilliCPU: 8000, MemoryBytes: 8 << 30, Logger: servetest.Quiet(),
@@ -123,20 +126,24 @@ func (h *house) addDisk(name string) {
 	check(h.t, err)
 }
 
-// bindAddresses gives the next address that is made a lease.
+// bindAddresses gives the next addresses that are made leases.
 func (h *house) bindAddresses() {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), servetest.Patience)
+	bind(h.t, h.addresses, &networkv1.VirtualMachineIPAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10"})
+	bind(h.t, h.macs, &networkv1.VirtualMachineMACAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "52:54:00:00:00:01"})
+}
+
+func bind[T resource.Object](t *testing.T, all *resource.Collection[T], status proto.Message) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), servetest.Patience)
 	defer cancel()
-	for event, err := range h.addresses.Watch(ctx, resource.WatchOptions{}) {
-		check(h.t, err)
+	for event, err := range all.Watch(ctx, resource.WatchOptions{}) {
+		check(t, err)
 		if event.Type == resource.Bookmark {
 			continue
 		}
-		_, err = h.addresses.UpdateStatus(ctx, resource.KeyOf(event.Object), "", &networkv1.VirtualMachineIPAddressStatus{
-			Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10",
-		})
-		check(h.t, err)
+		_, err = all.UpdateStatus(ctx, resource.KeyOf(event.Object), "", status)
+		check(t, err)
 		return
 	}
 }
