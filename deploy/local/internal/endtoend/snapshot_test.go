@@ -83,7 +83,14 @@ func (u *user) testRestoreBeside() {
 	u.kubectl("delete", "vm/linux-vm-2", "vd/linux-disk-2")
 }
 
+// testRestore also has the VM keep its addresses, of IP and MAC.
 func (u *user) testRestore() {
+	snapshot, err := os.ReadFile(u.example("virtualmachinesnapshot.yaml"))
+	check(u.t, err)
+	u.apply(strings.NewReplacer("name: linux-vm-snapshot", "name: linux-vm-kept", "keepIPAddress: Never", "keepIPAddress: Always").Replace(string(snapshot)))
+	u.waitFor("vmsnapshot/linux-vm-kept", "{.status.phase}", "Ready")
+	u.inGuest("cloud", "echo last > word; sync")
+	before := u.addresses()
 	conflicting := strings.ReplaceAll(restoreOfSameNames, "NAME", "too-early")
 	u.apply(conflicting)
 	u.waitFor("vmrestore/too-early", "{.status.phase}", "Failed")
@@ -95,9 +102,17 @@ func (u *user) testRestore() {
 	u.apply(strings.ReplaceAll(restoreOfSameNames, "NAME", "in-place"))
 	u.waitFor("vmrestore/in-place", "{.status.phase}", "Ready")
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
-	if word := u.inGuest("cloud", "cat word"); !strings.Contains(word, "after") {
+	if word := u.inGuest("cloud", "cat word"); !strings.Contains(word, "later") {
 		u.t.Errorf("the restored guest reads %q", word)
 	}
+	seen := u.inGuest("cloud", "cat /sys/class/net/eth0/address")
+	if after := u.addresses(); after != before || !strings.Contains(seen, strings.Fields(before)[1]) {
+		u.t.Errorf("the VM had %q, has %q, and the guest sees %q", before, after, seen)
+	}
+}
+
+func (u *user) addresses() string {
+	return u.kubectl("get", "vm", "linux-vm", "-o", "jsonpath={.status.networks[0].ipAddress} {.status.networks[0].macAddress}")
 }
 
 const restoreOfSameNames = `
@@ -106,5 +121,5 @@ kind: VirtualMachineRestore
 metadata:
   name: NAME
 spec:
-  virtualMachineSnapshotName: linux-vm-snapshot
+  virtualMachineSnapshotName: linux-vm-kept
 `

@@ -15,6 +15,11 @@ func (o *Objects) AddressesOf(namespace string) []*networkv1.VirtualMachineIPAdd
 	return o.Addresses.List(namespace, nil)
 }
 
+// MACsOf are the MAC addresses of a namespace.
+func (o *Objects) MACsOf(namespace string) []*networkv1.VirtualMachineMACAddress {
+	return o.MACs.List(namespace, nil)
+}
+
 // Create makes an object of another service; class Exists if there is one of its
 // name.
 func (o *Objects) Create(ctx context.Context, object resource.Object) error {
@@ -26,6 +31,8 @@ func (o *Objects) Create(ctx context.Context, object resource.Object) error {
 		_, err = o.Machines.Client().Create(ctx, object, resource.WriteOptions{})
 	case *networkv1.VirtualMachineIPAddress:
 		_, err = o.Addresses.Client().Create(ctx, object, resource.WriteOptions{})
+	case *networkv1.VirtualMachineMACAddress:
+		_, err = o.MACs.Client().Create(ctx, object, resource.WriteOptions{})
 	default:
 		if o.attachments == nil {
 			return unknown(object.GetKind())
@@ -44,6 +51,8 @@ func (o *Objects) Find(ctx context.Context, kind string, key resource.Key) (reso
 		return o.Machines.Client().Get(ctx, key)
 	case kind == o.Addresses.Client().Kind().Name:
 		return o.Addresses.Client().Get(ctx, key)
+	case kind == o.MACs.Client().Kind().Name:
+		return o.MACs.Client().Get(ctx, key)
 	case o.attachments != nil && kind == KindAttachment:
 		return o.attachments.Client().Get(ctx, key)
 	}
@@ -62,6 +71,8 @@ func (o *Objects) Delete(ctx context.Context, object resource.Object) error {
 		_, err = o.Machines.Client().Delete(ctx, key, options)
 	case *networkv1.VirtualMachineIPAddress:
 		_, err = o.Addresses.Client().Delete(ctx, key, options)
+	case *networkv1.VirtualMachineMACAddress:
+		_, err = o.MACs.Client().Delete(ctx, key, options)
 	default:
 		if o.attachments == nil {
 			return unknown(object.GetKind())

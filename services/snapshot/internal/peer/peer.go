@@ -33,6 +33,7 @@ type Objects struct {
 	Disks     *resource.Mirror[*diskv1.VirtualDisk]
 	Machines  *resource.Mirror[*vmv1.VirtualMachine]
 	Addresses *resource.Mirror[*networkv1.VirtualMachineIPAddress]
+	MACs      *resource.Mirror[*networkv1.VirtualMachineMACAddress]
 	// attachments is nil where no service has such.
 	attachments *resource.Mirror[resource.Object]
 	// secrets is nil where there is no Kubernetes API.
@@ -53,6 +54,10 @@ func New(c Connections, changed Changed) (*Objects, error) {
 		return nil, err
 	}
 	o.Addresses, err = mirror[*networkv1.VirtualMachineIPAddress](c.Networks, kind.Must(&networkv1.VirtualMachineIPAddress{}), changed)
+	if err != nil {
+		return nil, err
+	}
+	o.MACs, err = mirror[*networkv1.VirtualMachineMACAddress](c.Networks, kind.Must(&networkv1.VirtualMachineMACAddress{}), changed)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +90,7 @@ type copied interface {
 }
 
 func (o *Objects) all() []copied {
-	all := []copied{o.Disks, o.Machines, o.Addresses}
+	all := []copied{o.Disks, o.Machines, o.Addresses, o.MACs}
 	if o.attachments != nil {
 		all = append(all, o.attachments)
 	}
@@ -120,6 +125,11 @@ func (o *Objects) Machine(key resource.Key) (*vmv1.VirtualMachine, bool) { retur
 // Address returns an address; false if there is none.
 func (o *Objects) Address(key resource.Key) (*networkv1.VirtualMachineIPAddress, bool) {
 	return o.Addresses.Get(key)
+}
+
+// MAC returns a MAC address; false if there is none.
+func (o *Objects) MAC(key resource.Key) (*networkv1.VirtualMachineMACAddress, bool) {
+	return o.MACs.Get(key)
 }
 
 // Attachments are the attachments of a VM, in the order of their names.

@@ -5,8 +5,9 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
-	networkv1 "orlop.dev/gen/orlop/network/v1"
 	secretv1 "orlop.dev/gen/orlop/secret/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
@@ -34,9 +35,7 @@ func (r *Reconciler) conflicts(ctx context.Context, p *plan) ([]string, error) {
 			exists(kindAttachment, attachment.GetMetadata().GetName())
 		}
 	}
-	if problem := r.addressConflict(p.address); problem != "" {
-		problems = append(problems, problem)
-	}
+	problems = append(problems, r.addressConflicts(p)...)
 	problem, err := r.secretConflict(ctx, key.Namespace, p.secret)
 	if problem != "" {
 		problems = append(problems, problem)
@@ -44,29 +43,49 @@ func (r *Reconciler) conflicts(ctx context.Context, p *plan) ([]string, error) {
 	return problems, err
 }
 
-// addressConflict judges the address: one of that name must be free and the same,
-// and no other may have it.
-func (r *Reconciler) addressConflict(wanted *networkv1.VirtualMachineIPAddress) string {
-	if wanted == nil {
-		return ""
+// addressConflicts judges the VM's addresses.
+func (r *Reconciler) addressConflicts(p *plan) []string {
+	var all []string
+	if p.address != nil {
+		var others []presence
+		for _, ip := range r.Objects.AddressesOf(p.address.GetMetadata().GetNamespace()) {
+			others = append(others, presence{ip.GetMetadata().GetName(), ip.GetStatus().GetAddress(), ip.GetStatus().GetVirtualMachineName()})
+		}
+		all = append(all, addressConflict(kindAddress, p.address.GetMetadata().GetName(), p.address.GetSpec().GetStaticIp(), others))
 	}
-	name, static := wanted.GetMetadata().GetName(), wanted.GetSpec().GetStaticIp()
-	others := r.Objects.AddressesOf(wanted.GetMetadata().GetNamespace())
+	if p.mac != nil {
+		var others []presence
+		for _, mac := range r.Objects.MACsOf(p.mac.GetMetadata().GetNamespace()) {
+			others = append(others, presence{mac.GetMetadata().GetName(), mac.GetStatus().GetAddress(), mac.GetStatus().GetVirtualMachineName()})
+		}
+		// As a status has it, whichever way the spec does.
+		wanted := strings.ToLower(strings.ReplaceAll(p.mac.GetSpec().GetAddress(), "-", ":"))
+		all = append(all, addressConflict(kindMAC, p.mac.GetMetadata().GetName(), wanted, others))
+	}
+	return slices.DeleteFunc(all, func(problem string) bool { return problem == "" })
+}
+
+// presence is an address that is there.
+type presence struct{ name, address, user string }
+
+// addressConflict judges an address: one of that name must be free and the same,
+// and no other may have it.
+func addressConflict(kind, name, wanted string, others []presence) string {
 	for _, other := range others {
-		if other.GetMetadata().GetName() != name {
+		if other.name != name {
 			continue
 		}
-		if user := other.GetStatus().GetVirtualMachineName(); user != "" {
-			return fmt.Sprintf("%s is attached to VirtualMachine %s", describe(kindAddress, name), user)
+		if other.user != "" {
+			return fmt.Sprintf("%s is attached to VirtualMachine %s", describe(kind, name), other.user)
 		}
-		if static != "" && other.GetStatus().GetAddress() != static {
-			return fmt.Sprintf("%s has the address %s, and the restored one has %s", describe(kindAddress, name), other.GetStatus().GetAddress(), static)
+		if wanted != "" && other.address != wanted {
+			return fmt.Sprintf("%s has the address %s, and the restored one has %s", describe(kind, name), other.address, wanted)
 		}
 		return ""
 	}
 	for _, other := range others {
-		if static != "" && other.GetStatus().GetAddress() == static {
-			return fmt.Sprintf("the address %s is that of %s", static, describe(kindAddress, other.GetMetadata().GetName()))
+		if wanted != "" && other.address == wanted {
+			return fmt.Sprintf("the address %s is that of %s", wanted, describe(kind, other.name))
 		}
 	}
 	return ""

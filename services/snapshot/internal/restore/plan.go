@@ -22,6 +22,7 @@ const (
 	kindMachine    = "VirtualMachine"
 	kindDisk       = "VirtualDisk"
 	kindAddress    = "VirtualMachineIPAddress"
+	kindMAC        = "VirtualMachineMACAddress"
 	kindAttachment = "VirtualMachineBlockDeviceAttachment"
 	kindSecret     = "Secret"
 )
@@ -65,6 +66,7 @@ func describe(kind, name string) string { return kind + " " + name }
 type plan struct {
 	secret      *recipe.Secret
 	address     *networkv1.VirtualMachineIPAddress
+	mac         *networkv1.VirtualMachineMACAddress
 	disks       []*diskv1.VirtualDisk
 	machine     *vmv1.VirtualMachine
 	attachments []resource.Object
@@ -91,12 +93,8 @@ func newPlan(kept *recipe.Recipe, namespace, mark string, replacements []Replace
 	if err := p.addDisks(kept, adopt); err != nil {
 		return nil, err
 	}
-	if kept.Address != nil {
-		if p.address, err = recipe.Decode(kept.Address, new(networkv1.VirtualMachineIPAddress)); err != nil {
-			return nil, err
-		}
-		adopt(p.address)
-		p.machine.Spec.VirtualMachineIpAddressName = p.address.GetMetadata().GetName()
+	if err := p.addAddresses(kept, adopt); err != nil {
+		return nil, err
 	}
 	if kept.Secret != nil {
 		secret := *kept.Secret
@@ -105,6 +103,27 @@ func newPlan(kept *recipe.Recipe, namespace, mark string, replacements []Replace
 	}
 	p.rename()
 	return p, p.addAttachments(kept, adopt)
+}
+
+func (p *plan) addAddresses(kept *recipe.Recipe, adopt func(resource.Object)) error {
+	var err error
+	if kept.Address != nil {
+		if p.address, err = recipe.Decode(kept.Address, new(networkv1.VirtualMachineIPAddress)); err != nil {
+			return err
+		}
+		adopt(p.address)
+		p.machine.Spec.VirtualMachineIpAddressName = p.address.GetMetadata().GetName()
+	}
+	if kept.MAC != nil {
+		if p.mac, err = recipe.Decode(kept.MAC, new(networkv1.VirtualMachineMACAddress)); err != nil {
+			return err
+		}
+		adopt(p.mac)
+		p.machine.Spec.Networks = []*vmv1.NetworkRef{{
+			Type: vmv1.NetworkType_Main, VirtualMachineMacAddressName: p.mac.GetMetadata().GetName(),
+		}}
+	}
+	return nil
 }
 
 func (p *plan) addDisks(kept *recipe.Recipe, adopt func(resource.Object)) error {

@@ -51,6 +51,7 @@ type Objects interface {
 	Machine(key resource.Key) (*vmv1.VirtualMachine, bool)
 	AttachmentExists(key resource.Key) (resource.Object, bool)
 	AddressesOf(namespace string) []*networkv1.VirtualMachineIPAddress
+	MACsOf(namespace string) []*networkv1.VirtualMachineMACAddress
 	Secret(ctx context.Context, key resource.Key) (*secretv1.Secret, error)
 }
 
@@ -209,6 +210,9 @@ func (p *plan) objects() []resource.Object {
 	if p.address != nil {
 		all = append(all, p.address)
 	}
+	if p.mac != nil {
+		all = append(all, p.mac)
+	}
 	for _, disk := range p.disks {
 		all = append(all, disk)
 	}
@@ -219,7 +223,7 @@ func (p *plan) objects() []resource.Object {
 // own returns a fault if an object that is there was not made by this restore.
 // An address that was looked at before may be another's: it is used.
 func (r *Reconciler) own(ctx context.Context, object resource.Object, uid string) error {
-	if object.GetKind() == kindAddress {
+	if kind := object.GetKind(); kind == kindAddress || kind == kindMAC {
 		return nil
 	}
 	found, err := r.Maker.Find(ctx, object.GetKind(), resource.KeyOf(object))
