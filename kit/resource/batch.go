@@ -32,8 +32,9 @@ type staged struct {
 	// of: 0 if there is none.
 	holds func(revision int64) bool
 	lost  error
-	// seen waits until the copy shows the write.
-	seen func(ctx context.Context, revision int64) error
+	// wrote gives the object its version, seen waits until the copy shows one.
+	wrote func(revision int64)
+	seen  func(ctx context.Context, revision int64) error
 }
 
 // LostError says which write of a batch came too late.
@@ -54,7 +55,8 @@ func (e *LostError) Unwrap() error { return e.Err }
 // StageCreate. It must have a name.
 func (c *Collection[T]) Newborn(obj T) T { return c.newborn(obj) }
 
-// StageCreate has a batch store what Newborn returned, status included.
+// StageCreate has a batch store what Newborn returned, status included. It has its
+// version once the batch is committed.
 func (c *Collection[T]) StageCreate(b *Batch, newborn T) error {
 	key := KeyOf(newborn)
 	path := c.store.objects + key.path()
@@ -92,7 +94,13 @@ func (c *Collection[T]) stage(b *Batch, obj T, s staged) error {
 	}
 	s.collection, s.key = c.kind.Name, KeyOf(obj)
 	s.op = clientv3.OpPut(c.store.objects+s.key.path(), string(value))
+	s.wrote = func(revision int64) { meta(c.kind, obj).ResourceVersion = version(revision) }
 	s.seen = c.replica.wait
+	for _, other := range b.writes {
+		if other.collection == s.collection && other.key == s.key {
+			return fault.New(fault.Invalid, fault.ReasonInvalid, "%s %q is written twice", c.kind.Name, s.key)
+		}
+	}
 	b.client, b.writes = c.store.client, append(b.writes, s)
 	return nil
 }
@@ -116,9 +124,10 @@ func (b *Batch) Commit(ctx context.Context) error {
 		return Unavailable(err)
 	}
 	if !resp.Succeeded {
-		return b.lost(resp)
+		return b.lost(ctx, resp)
 	}
 	for _, w := range b.writes {
+		w.wrote(resp.Header.Revision)
 		if err := w.seen(ctx, resp.Header.Revision); err != nil {
 			return fault.Wrap(err, fault.Transient, fault.ReasonDeadlineExceeded, "written, but not seen yet")
 		}
@@ -126,16 +135,21 @@ func (b *Batch) Commit(ctx context.Context) error {
 	return nil
 }
 
-// lost finds the first write whose condition doesn't hold.
-func (b *Batch) lost(resp *clientv3.TxnResponse) error {
+// lost finds the first write whose condition doesn't hold, and waits until the
+// copy shows why: another attempt would lose again.
+func (b *Batch) lost(ctx context.Context, resp *clientv3.TxnResponse) error {
 	for i, w := range b.writes {
 		revision := int64(0)
 		if found := resp.Responses[i].GetResponseRange().GetKvs(); len(found) > 0 {
 			revision = found[0].GetModRevision()
 		}
-		if !w.holds(revision) {
-			return &LostError{Kind: w.collection, Key: w.key, Err: w.lost}
+		if w.holds(revision) {
+			continue
 		}
+		if err := w.seen(ctx, revision); err != nil {
+			return err
+		}
+		return &LostError{Kind: w.collection, Key: w.key, Err: w.lost}
 	}
 	return fault.New(fault.Stale, ReasonConflict, "objects are being changed by others: try again")
 }

@@ -90,6 +90,15 @@ func TestBatchThatIsTooLateWritesNothingAndSaysWhichWasLost(t *testing.T) {
 	}
 }
 
+func TestBatchRefusesToWriteAnObjectTwice(t *testing.T) {
+	c := startCollection(t, etcdtest.Start(t), resource.Options{})
+	b := new(resource.Batch)
+	stage(t, c, b, "a")
+	if err := c.StageCreate(b, c.Newborn(namedDisk("a"))); !fault.Is(err, fault.Invalid) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestBatchIsOfTheSizeThatItSays(t *testing.T) {
 	c := startCollection(t, etcdtest.Start(t), resource.Options{})
 	names := make([]string, resource.BatchSize)

@@ -118,8 +118,11 @@ func (f *family[A, T, L]) work(ctx context.Context) error {
 }
 
 // claimant is what leases need to know of an address.
-func (f *family[A, T, L]) claimant(key resource.Key) (lease.Claimant, bool, error) {
+func (f *family[A, T, L]) claimant(ctx context.Context, key resource.Key, fresh bool) (lease.Claimant, bool, error) {
 	object, err := f.addresses.Get(key)
+	if fresh {
+		object, err = f.addresses.Fetch(ctx, key)
+	}
 	if fault.Is(err, fault.NotFound) {
 		return lease.Claimant{}, false, nil
 	}

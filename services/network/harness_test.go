@@ -87,6 +87,7 @@ type running struct {
 	macs      *resource.Client[*networkv1.VirtualMachineMACAddress]
 	macLeases *resource.Client[*networkv1.VirtualMachineMACAddressLease]
 	remote    networkv1.VirtualMachineIPAddressServiceClient
+	allocator networkv1.AddressServiceClient
 	stop      func()
 }
 
@@ -97,7 +98,8 @@ func start(t *testing.T, opts network.Options) *running {
 		t.Fatal(err)
 	}
 	conn, stop := host(t, service.Part())
-	r := &running{t: t, service: service, remote: networkv1.NewVirtualMachineIPAddressServiceClient(conn), stop: stop}
+	r := &running{t: t, service: service, stop: stop}
+	r.remote, r.allocator = networkv1.NewVirtualMachineIPAddressServiceClient(conn), networkv1.NewAddressServiceClient(conn)
 	r.addresses = client[*networkv1.VirtualMachineIPAddress](t, conn, &networkv1.VirtualMachineIPAddress{})
 	r.leases = client[*networkv1.VirtualMachineIPAddressLease](t, conn, &networkv1.VirtualMachineIPAddressLease{})
 	r.macs = client[*networkv1.VirtualMachineMACAddress](t, conn, &networkv1.VirtualMachineMACAddress{})

@@ -57,6 +57,7 @@ type (
 type Service struct {
 	networkv1.UnimplementedVirtualMachineIPAddressServiceServer
 	networkv1.UnimplementedVirtualMachineMACAddressServiceServer
+	networkv1.UnimplementedAddressServiceServer
 
 	ips  *family[netip.Addr, ipAddress, ipLease]
 	macs *family[address.MAC, macAddress, macLease]
@@ -165,8 +166,13 @@ func (s *Service) register(registrar grpc.ServiceRegistrar) error {
 	if err != nil {
 		return err
 	}
-	return s.macs.register(registrar, &networkv1.VirtualMachineMACAddressService_ServiceDesc,
+	err = s.macs.register(registrar, &networkv1.VirtualMachineMACAddressService_ServiceDesc,
 		&networkv1.VirtualMachineMACAddressLeaseService_ServiceDesc, s)
+	if err != nil {
+		return err
+	}
+	networkv1.RegisterAddressServiceServer(registrar, s)
+	return nil
 }
 
 func (s *Service) ready(ctx context.Context) error {

@@ -42,6 +42,14 @@ type Store[L resource.Object] interface {
 	Create(ctx context.Context, l L) (L, error)
 	Mutate(ctx context.Context, key resource.Key, change func(L) error) (L, error)
 	Delete(ctx context.Context, key resource.Key, pre resource.Preconditions) (L, error)
+	Stager[L]
+}
+
+// Stager writes leases together with other objects.
+type Stager[L resource.Object] interface {
+	Newborn(l L) L
+	StageCreate(batch *resource.Batch, newborn L) error
+	StageChange(batch *resource.Batch, current, next L) error
 }
 
 // Book gives addresses and takes them back. It is safe for concurrent use, by
@@ -157,16 +165,21 @@ func (b *Book[A, L]) retake(ctx context.Context, owner Owner, wanted A) error {
 		if err := b.mayTake(l, owner, wanted); err != nil {
 			return err
 		}
-		b.form.SetRef(l, owner.ref())
-		meta := l.GetMetadata()
-		meta.Labels = with(meta.GetLabels(), b.form.OwnerLabel, owner.UID)
-		delete(meta.GetAnnotations(), releasedAnnotation)
+		b.give(l, owner)
 		return nil
 	})
 	if err == nil {
 		b.index.put(owner.key(), b.space.Name(wanted))
 	}
 	return err
+}
+
+// give makes a lease the owner's.
+func (b *Book[A, L]) give(l L, owner Owner) {
+	b.form.SetRef(l, owner.ref())
+	meta := l.GetMetadata()
+	meta.Labels = with(meta.GetLabels(), b.form.OwnerLabel, owner.UID)
+	delete(meta.GetAnnotations(), releasedAnnotation)
 }
 
 func (b *Book[A, L]) mayTake(l L, owner Owner, wanted A) error {

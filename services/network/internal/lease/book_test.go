@@ -105,7 +105,7 @@ func newScene(t *testing.T, cidr string) *scene {
 	t.Helper()
 	s := &scene{t: t, store: startLeases(t, etcdtest.Start(t)), clock: newClock(), claimants: map[resource.Key]Claimant{}}
 	s.book = newBook(s.store, pool(t, cidr), s.clock.Now)
-	s.rules = &ipReconciler{Book: s.book, Now: time.Now, Claimant: func(key resource.Key) (Claimant, bool, error) {
+	s.rules = &ipReconciler{Book: s.book, Now: time.Now, Claimant: func(_ context.Context, key resource.Key, _ bool) (Claimant, bool, error) {
 		c, found := s.claimants[key]
 		return c, found, nil
 	}}

@@ -262,7 +262,7 @@ func (u *user) get() (netip.Addr, error) {
 // expire lets time pass and deletes leases, as their loop does.
 func expire(t *testing.T, book *ipBook, uptime *clock, stop chan struct{}) error {
 	store := book.store.(*leases)
-	rules := &ipReconciler{Book: book, Now: time.Now, Claimant: func(resource.Key) (Claimant, bool, error) {
+	rules := &ipReconciler{Book: book, Now: time.Now, Claimant: func(context.Context, resource.Key, bool) (Claimant, bool, error) {
 		return Claimant{}, true, nil
 	}}
 	for {

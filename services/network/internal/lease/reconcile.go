@@ -31,14 +31,19 @@ type Claimant struct {
 // was released long enough ago is deleted.
 type Reconciler[A Address, L resource.Object] struct {
 	Book *Book[A, L]
-	// Claimant finds the owner of that name; false if there is none.
-	Claimant func(key resource.Key) (Claimant, bool, error)
+	// Claimant finds the owner of that name; false if there is none. One that is
+	// fresh is read from the store itself: a copy may lag behind a lease that was
+	// written with its owner.
+	Claimant func(ctx context.Context, key resource.Key, fresh bool) (Claimant, bool, error)
 	Now      func() time.Time
 }
 
 // Reconcile implements reconcile.Reconciler.
 func (r *Reconciler[A, L]) Reconcile(ctx context.Context, l L) (reconcile.Result, error) {
-	owned, decided, err := r.owned(l)
+	owned, decided, err := r.owned(ctx, l, false)
+	if err == nil && !owned {
+		owned, decided, err = r.owned(ctx, l, true)
+	}
 	switch {
 	case err != nil:
 		return reconcile.Result{}, err
@@ -55,12 +60,12 @@ func (r *Reconciler[A, L]) Reconcile(ctx context.Context, l L) (reconcile.Result
 
 // owned reports whether the one that the lease names is there and means it, and
 // whether it has decided that this is its lease.
-func (r *Reconciler[A, L]) owned(l L) (owned, decided bool, err error) {
+func (r *Reconciler[A, L]) owned(ctx context.Context, l L, fresh bool) (owned, decided bool, err error) {
 	key, named := r.Book.OwnerKey(l)
 	if !named {
 		return false, false, nil
 	}
-	claimant, found, err := r.Claimant(key)
+	claimant, found, err := r.Claimant(ctx, key, fresh)
 	if err != nil || !found {
 		return false, false, err
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
+
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile"
@@ -28,6 +30,12 @@ type Leases[A lease.Address] interface {
 	Holds(owner lease.Owner, at A) (bool, error)
 	Find(owner lease.Owner) (A, bool, error)
 	Release(ctx context.Context, owner lease.Owner, at A) error
+}
+
+// Draft gives addresses that are written with others: a lease.Draft.
+type Draft[A lease.Address] interface {
+	Pick(owner lease.Owner) (A, error)
+	Take(owner lease.Owner, wanted A) error
 }
 
 // Unplugger takes a guest off the network.
@@ -116,9 +124,48 @@ func (r *Reconciler[A, T]) keep(ctx context.Context, object T, told A) (observat
 	return observation[A]{address: told, known: true, bound: err == nil}, err
 }
 
+// Allot gives a new object the address that it asks for, and returns it with the
+// status that it has then.
+func (r *Reconciler[A, T]) Allot(object T, draft Draft[A]) (T, error) {
+	owner, err := r.owner(object)
+	if err != nil {
+		return object, err
+	}
+	wanted, named, err := r.Kind.wish(object)
+	switch {
+	case err != nil:
+	case named:
+		err = draft.Take(owner, wanted)
+	default:
+		wanted, err = draft.Pick(owner)
+	}
+	if err != nil {
+		return object, err
+	}
+	object = resource.Clone(object)
+	message := object.ProtoReflect()
+	status := r.status(object, observation[A]{address: wanted, known: true, bound: true})
+	message.Set(message.Descriptor().Fields().ByName("status"), protoreflect.ValueOfMessage(status.ProtoReflect()))
+	return object, nil
+}
+
+// owner is Owner with the seed of its address.
+func (r *Reconciler[A, T]) owner(object T) (lease.Owner, error) {
+	owner := Owner(object)
+	if r.Seed == nil {
+		return owner, nil
+	}
+	var err error
+	owner.Seed, err = r.Seed(object)
+	return owner, err
+}
+
 func (r *Reconciler[A, T]) acquire(ctx context.Context, object T) (A, error) {
 	var none A
-	owner := Owner(object)
+	owner, err := r.owner(object)
+	if err != nil {
+		return none, err
+	}
 	wanted, named, err := r.Kind.wish(object)
 	if err != nil {
 		return none, err
@@ -137,11 +184,6 @@ func (r *Reconciler[A, T]) acquire(ctx context.Context, object T) (A, error) {
 	}
 	if named {
 		return wanted, r.Leases.Take(ctx, owner, wanted)
-	}
-	if r.Seed != nil {
-		if owner.Seed, err = r.Seed(object); err != nil {
-			return none, err
-		}
 	}
 	return r.Leases.Pick(ctx, owner)
 }
