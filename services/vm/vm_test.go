@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
@@ -26,6 +25,7 @@ import (
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/kit/serve"
 	"orlop.dev/kit/serve/servetest"
 	"orlop.dev/services/vm"
 	"orlop.dev/services/vm/internal/qemu"
@@ -92,7 +92,15 @@ func newHouse(t *testing.T) *house {
 	macs, macPart := servetest.StandIn[*networkv1.VirtualMachineMACAddress](t, store, &networkv1.VirtualMachineMACAddressService_ServiceDesc, &networkv1.Port{})
 	_, imagePart := servetest.StandIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, &imagev1.Blob{})
 	_, clusterPart := servetest.StandIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, &imagev1.Blob{})
-	others, _ := servetest.Host(t, diskPart, addressPart, macPart, imagePart, clusterPart)
+	allocator := serve.Part{
+		Name: "addresses", Ready: func(context.Context) error { return nil },
+		Run: func(ctx context.Context) error { <-ctx.Done(); return nil },
+		Register: func(s grpc.ServiceRegistrar) error {
+			networkv1.RegisterAddressServiceServer(s, allocator{addresses: addresses, macs: macs})
+			return nil
+		},
+	}
+	others, _ := servetest.Host(t, diskPart, addressPart, macPart, allocator, imagePart, clusterPart)
 	h.disks, h.addresses, h.macs = disks, addresses, macs
 	h.opts = vm.Options{
 		Etcd: store, Disks: others, Images: others, Networks: others, Dir: t.TempDir(),
@@ -126,26 +134,29 @@ func (h *house) addDisk(name string) {
 	check(h.t, err)
 }
 
-// bindAddresses gives the next addresses that are made leases.
-func (h *house) bindAddresses() {
-	h.t.Helper()
-	bind(h.t, h.addresses, &networkv1.VirtualMachineIPAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10"})
-	bind(h.t, h.macs, &networkv1.VirtualMachineMACAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "52:54:00:00:00:01"})
+// allocator makes addresses as the network service would.
+type allocator struct {
+	networkv1.UnimplementedAddressServiceServer
+	addresses *resource.Collection[*networkv1.VirtualMachineIPAddress]
+	macs      *resource.Collection[*networkv1.VirtualMachineMACAddress]
 }
 
-func bind[T resource.Object](t *testing.T, all *resource.Collection[T], status proto.Message) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), servetest.Patience)
-	defer cancel()
-	for event, err := range all.Watch(ctx, resource.WatchOptions{}) {
-		check(t, err)
-		if event.Type == resource.Bookmark {
-			continue
+func (a allocator) AllocateAddresses(ctx context.Context, req *networkv1.AllocateAddressesRequest) (*networkv1.AllocateAddressesResponse, error) {
+	for _, m := range req.GetMachines() {
+		if ip := m.GetVirtualMachineIpAddress(); ip != nil {
+			ip.Status = &networkv1.VirtualMachineIPAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10"}
+			if _, err := a.addresses.Create(ctx, ip); err != nil {
+				return nil, err
+			}
 		}
-		_, err = all.UpdateStatus(ctx, resource.KeyOf(event.Object), "", status)
-		check(t, err)
-		return
+		if mac := m.GetVirtualMachineMacAddress(); mac != nil {
+			mac.Status = &networkv1.VirtualMachineMACAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "52:54:00:00:00:01"}
+			if _, err := a.macs.Create(ctx, mac); err != nil {
+				return nil, err
+			}
+		}
 	}
+	return new(networkv1.AllocateAddressesResponse), nil
 }
 
 func (h *house) create(name string) {
@@ -225,7 +236,6 @@ func TestGuestOutlivesTheServiceAndObeysTheNextOne(t *testing.T) {
 	h := newHouse(t)
 	h.addDisk("root")
 	h.create("web")
-	h.bindAddresses()
 	running := h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
 	uid := running.GetMetadata().GetUid()
 	if status := running.GetStatus(); status.GetIpAddress() != "10.66.10.10" || status.GetNodeName() == "" {
@@ -339,7 +349,6 @@ func TestDiskOfARunningVMGrowsAsItsServiceSays(t *testing.T) {
 	h := newHouse(t)
 	h.addDisk("root")
 	h.create("web")
-	h.bindAddresses()
 	h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
 
 	object, err := h.disks.Get(key("root"))

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"fmt"
+	"time"
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
@@ -14,6 +15,9 @@ import (
 const (
 	kindAddress = "VirtualMachineIPAddress"
 	kindMAC     = "VirtualMachineMACAddress"
+
+	// allocateAgain is when to ask again for an address where there was none.
+	allocateAgain = 10 * time.Second
 )
 
 // MACNameOf is the name of the VirtualMachineMACAddress that a spec asks for; empty
@@ -28,24 +32,34 @@ func MACNameOf(spec *vmv1.VirtualMachineSpec) string {
 // observeAddresses finds the VM's addresses, and makes those of which the spec
 // names none and there is none.
 func (r *Reconciler) observeAddresses(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	name := vm.GetSpec().GetVirtualMachineIpAddressName()
-	o.address = r.Addresses.Find(vm, name)
-	if o.address == nil && name == "" && !deleted(vm) {
-		o.addressProblem = &problem{kindAddress + "NotReady", "An address is being made."}
-		if err := r.Addresses.Make(ctx, vm); err != nil {
-			return err
-		}
-	} else {
-		o.addressProblem = addressProblem(vm, kindAddress, name, o.address, o.address.GetStatus())
+	ipName, macName := vm.GetSpec().GetVirtualMachineIpAddressName(), MACNameOf(vm.GetSpec())
+	o.address, o.mac = r.Addresses.Find(vm, ipName), r.MACs.Find(vm, macName)
+	o.addressProblem = addressProblem(vm, kindAddress, ipName, o.address, o.address.GetStatus())
+	o.macProblem = addressProblem(vm, kindMAC, macName, o.mac, o.mac.GetStatus())
+	lacksIP, lacksMAC := o.address == nil && ipName == "", o.mac == nil && macName == ""
+	if deleted(vm) || !lacksIP && !lacksMAC {
+		return nil
 	}
-	name = MACNameOf(vm.GetSpec())
-	o.mac = r.MACs.Find(vm, name)
-	if o.mac == nil && name == "" && !deleted(vm) {
-		o.macProblem = &problem{kindMAC + "NotReady", "A MAC address is being made."}
-		return r.MACs.Make(ctx, vm)
+	err := r.Allocator.Allocate(ctx, vm, lacksIP, lacksMAC)
+	if lacksIP {
+		o.addressProblem = allocationProblem(kindAddress, "An address is being made.", err)
 	}
-	o.macProblem = addressProblem(vm, kindMAC, name, o.mac, o.mac.GetStatus())
-	return nil
+	if lacksMAC {
+		o.macProblem = allocationProblem(kindMAC, "A MAC address is being made.", err)
+	}
+	if fault.Is(err, fault.Exhausted, fault.NotReady) {
+		o.again = allocateAgain
+		return nil // the status says so
+	}
+	return err
+}
+
+// allocationProblem is why there is no address yet.
+func allocationProblem(kind, waits string, err error) *problem {
+	if err != nil {
+		waits = fault.From(err).Message
+	}
+	return &problem{kind + "NotReady", waits}
 }
 
 // addressStatus is that of each kind of address.

@@ -5,6 +5,7 @@ import (
 
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource/etcdtest"
 	"orlop.dev/services/vm/internal/power"
 )
@@ -79,4 +80,18 @@ func TestMachineThatRunsSinceBeforeMACsWereLeasedIsGivenOne(t *testing.T) {
 	if holders := w.macs.all["web-auto"].GetMetadata().GetHolders(); len(holders) != 1 || !holders[0].GetActive() {
 		t.Errorf("it is held by %v", holders)
 	}
+}
+
+func TestMachineForWhichThereIsNoAddressSaysSoAndAsksAgain(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	w.wire.fail = map[string]error{"Allocate": fault.New(fault.Exhausted, "VirtualMachineIPAddressPoolExhausted", "All 254 addresses are taken.")}
+	w.settle()
+	w.wantPhase(vmv1.VirtualMachinePhase_Pending)
+	w.wantCondition("VirtualMachineIPAddressReady", "VirtualMachineIPAddressNotReady", "All 254 addresses are taken.")
+	if w.after == 0 {
+		t.Error("it does not ask again")
+	}
+	w.wire.fail = nil
+	w.run()
+	w.wantMAC("web-auto", "02:00:00:00:00:01")
 }

@@ -31,6 +31,7 @@ type Classes interface {
 type Reconciler struct {
 	Classes   Classes
 	Devices   Devices
+	Allocator Allocator
 	Addresses Addresses[*networkv1.VirtualMachineIPAddress]
 	MACs      Addresses[*networkv1.VirtualMachineMACAddress]
 	// Attachments are what VMs are to have besides.

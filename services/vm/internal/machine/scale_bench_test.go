@@ -291,8 +291,6 @@ func (c crowdAddresses[T]) Find(vm *vmv1.VirtualMachine, _ string) T {
 	return c.of(&metav1.ObjectMeta{Namespace: "default", Name: vm.GetMetadata().GetName(), Uid: vm.GetMetadata().GetUid()})
 }
 
-func (crowdAddresses[T]) Make(context.Context, *vmv1.VirtualMachine) error { return nil }
-
 func (crowdAddresses[T]) Claim(context.Context, T, *metav1.Holder) (*networkv1.Port, error) {
 	return &networkv1.Port{MacAddress: "02:00:00:00:00:01", Address: "10.66.10.10/24"}, nil
 }

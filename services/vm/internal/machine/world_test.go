@@ -67,7 +67,7 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 	w.addresses, w.macs = ipAddresses(w.wire), macAddresses(w.wire)
 	w.devices.add("VirtualDisk root")
 	w.r = &machine.Reconciler{
-		Classes: w, Devices: w.devices, Addresses: w.addresses, MACs: w.macs, Attachments: w, Secrets: w.secrets, NonVolatile: w,
+		Classes: w, Devices: w.devices, Allocator: w, Addresses: w.addresses, MACs: w.macs, Attachments: w, Secrets: w.secrets, NonVolatile: w,
 		Overhead: func(*vmv1.VirtualMachineSpec) int64 { return 100 << 20 }, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
 		Survey: &placement.Survey{
 			Nodes: func(context.Context) ([]node.Node, error) { return w.nodes, nil }, Class: w.Class, Power: w.power,
@@ -401,10 +401,18 @@ func (a *addresses[T]) add(name string) T {
 	return address
 }
 
-func (a *addresses[T]) Make(ctx context.Context, vm *vmv1.VirtualMachine) error {
-	return a.wire.around(ctx, a.name+".Make", func() error {
-		a.add(vm.GetMetadata().GetName() + "-auto")
-		a.made++
+// Allocate implements machine.Allocator.
+func (w *world) Allocate(ctx context.Context, vm *vmv1.VirtualMachine, ip, mac bool) error {
+	return w.wire.around(ctx, "Allocate", func() error {
+		name := vm.GetMetadata().GetName() + "-auto"
+		if ip {
+			w.addresses.add(name)
+			w.addresses.made++
+		}
+		if mac {
+			w.macs.add(name)
+			w.macs.made++
+		}
 		return nil
 	})
 }

@@ -24,27 +24,19 @@ const (
 // Addresses implements machine.Addresses.
 type Addresses[T resource.Object] struct {
 	mirror *resource.Mirror[T]
-	// blank is any address, with that metadata.
-	blank func(*metav1.ObjectMeta) T
 }
 
 // NewAddresses returns a copy of the IP addresses over a connection to the network
 // service.
 func NewAddresses(network grpc.ClientConnInterface, changed Changed) (*Addresses[*networkv1.VirtualMachineIPAddress], error) {
 	mirror, err := newMirror[*networkv1.VirtualMachineIPAddress](network, changed)
-	return &Addresses[*networkv1.VirtualMachineIPAddress]{mirror, func(meta *metav1.ObjectMeta) *networkv1.VirtualMachineIPAddress {
-		return &networkv1.VirtualMachineIPAddress{
-			Metadata: meta, Spec: &networkv1.VirtualMachineIPAddressSpec{Type: networkv1.IPAddressType_Auto},
-		}
-	}}, err
+	return &Addresses[*networkv1.VirtualMachineIPAddress]{mirror}, err
 }
 
 // NewMACs is the same of MAC addresses.
 func NewMACs(network grpc.ClientConnInterface, changed Changed) (*Addresses[*networkv1.VirtualMachineMACAddress], error) {
 	mirror, err := newMirror[*networkv1.VirtualMachineMACAddress](network, changed)
-	return &Addresses[*networkv1.VirtualMachineMACAddress]{mirror, func(meta *metav1.ObjectMeta) *networkv1.VirtualMachineMACAddress {
-		return &networkv1.VirtualMachineMACAddress{Metadata: meta, Spec: new(networkv1.VirtualMachineMACAddressSpec)}
-	}}, err
+	return &Addresses[*networkv1.VirtualMachineMACAddress]{mirror}, err
 }
 
 // Run keeps the copy until ctx ends.
@@ -72,27 +64,52 @@ func (a *Addresses[T]) Find(vm *vmv1.VirtualMachine, name string) T {
 }
 
 // OwnName is the name of the addresses that are made for a VM: the same each time,
-// so that a repeated Make makes no second one.
+// so that a repeated Allocate makes no second one.
 func OwnName(machine *metav1.ObjectMeta) string {
 	sum := sha256.Sum256([]byte(machine.GetUid()))
 	return machine.GetName() + "-" + hex.EncodeToString(sum[:])[:suffixLength]
 }
 
-// Make implements machine.Addresses.
-func (a *Addresses[T]) Make(ctx context.Context, vm *vmv1.VirtualMachine) error {
-	meta := vm.GetMetadata()
-	controller := true
-	_, err := a.mirror.Client().Create(ctx, a.blank(&metav1.ObjectMeta{
+// Allocator implements machine.Allocator.
+type Allocator struct {
+	client networkv1.AddressServiceClient
+}
+
+// NewAllocator returns one over a connection to the network service.
+func NewAllocator(network grpc.ClientConnInterface) *Allocator {
+	return &Allocator{client: networkv1.NewAddressServiceClient(network)}
+}
+
+// Allocate implements machine.Allocator.
+func (a *Allocator) Allocate(ctx context.Context, vm *vmv1.VirtualMachine, ip, mac bool) error {
+	wanted := new(networkv1.MachineAddresses)
+	if ip {
+		wanted.VirtualMachineIpAddress = &networkv1.VirtualMachineIPAddress{
+			Metadata: metaOf(vm), Spec: &networkv1.VirtualMachineIPAddressSpec{Type: networkv1.IPAddressType_Auto},
+		}
+	}
+	if mac {
+		wanted.VirtualMachineMacAddress = &networkv1.VirtualMachineMACAddress{
+			Metadata: metaOf(vm), Spec: new(networkv1.VirtualMachineMACAddressSpec),
+		}
+	}
+	_, err := a.client.AllocateAddresses(ctx, &networkv1.AllocateAddressesRequest{Machines: []*networkv1.MachineAddresses{wanted}})
+	if err = fault.FromStatus(err); fault.Is(err, fault.Exists) {
+		return nil // made already, and seen soon
+	}
+	return err
+}
+
+// metaOf is that of an address that is made for a VM, and goes with it.
+func metaOf(vm *vmv1.VirtualMachine) *metav1.ObjectMeta {
+	meta, controller := vm.GetMetadata(), true
+	return &metav1.ObjectMeta{
 		Name: OwnName(meta), Namespace: meta.GetNamespace(),
 		Labels: map[string]string{machineLabel: meta.GetUid()},
 		OwnerReferences: []*metav1.OwnerReference{{
 			ApiVersion: vm.GetApiVersion(), Kind: vm.GetKind(), Name: meta.GetName(), Uid: meta.GetUid(), Controller: &controller,
 		}},
-	}), resource.WriteOptions{})
-	if fault.Is(err, fault.Exists) {
-		return nil // made already, and seen soon
 	}
-	return err
 }
 
 // Held implements machine.Addresses.
