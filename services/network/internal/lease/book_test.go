@@ -81,9 +81,11 @@ func startLeases(t testing.TB, client *clientv3.Client) *leases {
 	return c
 }
 
+func parsePool(cidr string) (*address.Pool, error) { return address.ParsePool([]string{cidr}, nil) }
+
 func pool(t testing.TB, cidr string) *address.Pool {
 	t.Helper()
-	p, err := address.ParsePool([]string{cidr}, nil)
+	p, err := parsePool(cidr)
 	if err != nil {
 		t.Fatal(err)
 	}
