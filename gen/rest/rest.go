@@ -59,6 +59,12 @@ func Handlers() []Handler {
 		{"orlop.network.v1.VirtualMachineIPAddressLeaseService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return networkv1.RegisterVirtualMachineIPAddressLeaseServiceHandlerClient(ctx, mux, networkv1.NewVirtualMachineIPAddressLeaseServiceClient(conn))
 		}},
+		{"orlop.network.v1.VirtualMachineMACAddressService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return networkv1.RegisterVirtualMachineMACAddressServiceHandlerClient(ctx, mux, networkv1.NewVirtualMachineMACAddressServiceClient(conn))
+		}},
+		{"orlop.network.v1.VirtualMachineMACAddressLeaseService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return networkv1.RegisterVirtualMachineMACAddressLeaseServiceHandlerClient(ctx, mux, networkv1.NewVirtualMachineMACAddressLeaseServiceClient(conn))
+		}},
 		{"orlop.snapshot.v1.VirtualDiskSnapshotService", func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return snapshotv1.RegisterVirtualDiskSnapshotServiceHandlerClient(ctx, mux, snapshotv1.NewVirtualDiskSnapshotServiceClient(conn))
 		}},

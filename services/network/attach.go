@@ -34,6 +34,8 @@ type chosen struct {
 	guestNetwork
 	mode   fabric.Mode
 	reason string
+	// hardware are the MACs that this machine has on it.
+	hardware []address.MAC
 }
 
 // choose decides how guests are connected.
@@ -49,14 +51,18 @@ func choose(opts Options, pool *address.Pool) (chosen, error) {
 	}
 	var err error
 	if c.mode == fabric.Tap {
-		c.guestNetwork, err = newFabric(opts, pool)
+		var bridged *fabric.Fabric
+		if bridged, err = newFabric(opts, pool); err != nil {
+			return c, err
+		}
+		c.guestNetwork, c.hardware = bridged, []address.MAC{bridged.BridgeMAC()}
 	} else {
 		c.guestNetwork, err = newUserNetwork(opts, pool)
 	}
 	return c, err
 }
 
-func newFabric(opts Options, pool *address.Pool) (guestNetwork, error) {
+func newFabric(opts Options, pool *address.Pool) (*fabric.Fabric, error) {
 	servers, err := opts.nameServers()
 	if err != nil {
 		return nil, err
@@ -96,8 +102,8 @@ func (s *Service) ensureNetwork(ctx context.Context) error {
 	if err := s.network.Ensure(ctx); err != nil {
 		return err
 	}
-	if err := s.addresses.WaitSynced(ctx); err != nil {
+	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	return s.board.Prune(ctx, s.allAddresses)
+	return s.board.Prune(ctx, func() ([]ipAddress, error) { return s.ips.addresses.All("", nil) })
 }

@@ -38,7 +38,7 @@ func machines(t *testing.T, client *clientv3.Client) (*resource.Client[*vmv1.Vir
 	return caller, conn
 }
 
-func TestAddressGoesWithItsMachineUnlessKubernetesSeesToIt(t *testing.T) {
+func TestAddressesGoWithTheirMachineUnlessKubernetesSeesToIt(t *testing.T) {
 	client := store(t)
 	vms, conn := machines(t, client)
 	opts := userOptions(t, client, "10.66.10.0/24")
@@ -57,16 +57,25 @@ func TestAddressGoesWithItsMachineUnlessKubernetesSeesToIt(t *testing.T) {
 			ApiVersion: vm.GetApiVersion(), Kind: vm.GetKind(), Name: "vm", Uid: vm.GetMetadata().GetUid(), Controller: proto.Bool(true),
 		}}
 		r.createBound(ip)
+		mac := card(name, "")
+		mac.Metadata.Annotations, mac.Metadata.OwnerReferences = annotations, ip.GetMetadata().GetOwnerReferences()
+		r.createBoundMAC(mac)
 	}
 	r.createBound(auto("saved")) // its owners were taken away
+	r.createBoundMAC(card("saved", ""))
 	if _, err := vms.Delete(context.Background(), key("vm"), resource.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	awaitGone(t, r.addresses, key("owned"))
+	awaitGone(t, r.macs, key("owned"))
 	for _, name := range []string{"mirrored", "saved"} {
 		ip, err := r.addresses.Get(t.Context(), key(name))
 		if err != nil || ip.GetMetadata().GetDeletionTimestamp() != nil || ip.GetStatus().GetPhase() != networkv1.IPAddressPhase_Bound {
 			t.Errorf("%s: %v, %v", name, ip, err)
+		}
+		mac, err := r.macs.Get(t.Context(), key(name))
+		if err != nil || mac.GetMetadata().GetDeletionTimestamp() != nil || mac.GetStatus().GetPhase() != networkv1.IPAddressPhase_Bound {
+			t.Errorf("%s: %v, %v", name, mac, err)
 		}
 	}
 }

@@ -84,7 +84,10 @@ type running struct {
 	service   *network.Service
 	addresses *resource.Client[*networkv1.VirtualMachineIPAddress]
 	leases    *resource.Client[*networkv1.VirtualMachineIPAddressLease]
+	macs      *resource.Client[*networkv1.VirtualMachineMACAddress]
+	macLeases *resource.Client[*networkv1.VirtualMachineMACAddressLease]
 	remote    networkv1.VirtualMachineIPAddressServiceClient
+	allocator networkv1.AddressServiceClient
 	stop      func()
 }
 
@@ -95,14 +98,22 @@ func start(t *testing.T, opts network.Options) *running {
 		t.Fatal(err)
 	}
 	conn, stop := host(t, service.Part())
-	r := &running{t: t, service: service, remote: networkv1.NewVirtualMachineIPAddressServiceClient(conn), stop: stop}
-	if r.addresses, err = resource.NewClient[*networkv1.VirtualMachineIPAddress](conn, kind.Must(&networkv1.VirtualMachineIPAddress{})); err != nil {
-		t.Fatal(err)
-	}
-	if r.leases, err = resource.NewClient[*networkv1.VirtualMachineIPAddressLease](conn, kind.Must(&networkv1.VirtualMachineIPAddressLease{})); err != nil {
-		t.Fatal(err)
-	}
+	r := &running{t: t, service: service, stop: stop}
+	r.remote, r.allocator = networkv1.NewVirtualMachineIPAddressServiceClient(conn), networkv1.NewAddressServiceClient(conn)
+	r.addresses = client[*networkv1.VirtualMachineIPAddress](t, conn, &networkv1.VirtualMachineIPAddress{})
+	r.leases = client[*networkv1.VirtualMachineIPAddressLease](t, conn, &networkv1.VirtualMachineIPAddressLease{})
+	r.macs = client[*networkv1.VirtualMachineMACAddress](t, conn, &networkv1.VirtualMachineMACAddress{})
+	r.macLeases = client[*networkv1.VirtualMachineMACAddressLease](t, conn, &networkv1.VirtualMachineMACAddressLease{})
 	return r
+}
+
+func client[T resource.Object](t *testing.T, conn grpc.ClientConnInterface, message T) *resource.Client[T] {
+	t.Helper()
+	c, err := resource.NewClient[T](conn, kind.Must(message))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // host runs a part behind a real gRPC server, until stop or the end of the test.
@@ -233,13 +244,44 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}
 }
 
+// card is a MAC address; any where none is wanted.
+func card(name, wanted string) *networkv1.VirtualMachineMACAddress {
+	return &networkv1.VirtualMachineMACAddress{
+		Metadata: &metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:     &networkv1.VirtualMachineMACAddressSpec{Address: wanted},
+	}
+}
+
+func (r *running) createMAC(mac *networkv1.VirtualMachineMACAddress) resource.Key {
+	r.t.Helper()
+	if _, err := r.macs.Create(r.t.Context(), mac, resource.WriteOptions{}); err != nil {
+		r.t.Fatal(err)
+	}
+	return resource.KeyOf(mac)
+}
+
+// createBoundMAC creates a MAC address and waits until it has a lease.
+func (r *running) createBoundMAC(mac *networkv1.VirtualMachineMACAddress) *networkv1.VirtualMachineMACAddress {
+	r.t.Helper()
+	return await(r.t, r.macs, r.createMAC(mac), "has a lease", func(mac *networkv1.VirtualMachineMACAddress) bool {
+		return mac.GetStatus().GetPhase() == networkv1.IPAddressPhase_Bound
+	})
+}
+
 func machine(name string, active bool) *metav1.Holder {
 	return &metav1.Holder{Kind: "VirtualMachine", Namespace: "default", Name: name, Uid: name + "-uid", Active: active}
 }
 
-// claim claims an address as soon as the guests' network is there.
+// claim claims an address as soon as the guests' network is there, and before it
+// a MAC, which has the holder's name.
 func (r *running) claim(name string, holder *metav1.Holder) *networkv1.Port {
 	r.t.Helper()
+	if _, err := r.macs.Get(r.t.Context(), key(holder.GetName())); fault.Is(err, fault.NotFound) {
+		r.createBoundMAC(card(holder.GetName(), ""))
+	}
+	if err := r.macs.Claim(r.t.Context(), key(holder.GetName()), holder, &networkv1.Port{}); err != nil {
+		r.t.Fatal(err)
+	}
 	var port networkv1.Port
 	eventually(r.t, "claim of "+name, func() bool {
 		err := r.addresses.Claim(r.t.Context(), key(name), holder, &port)

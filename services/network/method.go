@@ -10,7 +10,7 @@ import (
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
-	"orlop.dev/services/network/internal/ipaddress"
+	"orlop.dev/services/network/internal/reservation"
 )
 
 // ClaimVirtualMachineIPAddress implements
@@ -18,7 +18,7 @@ import (
 // one that only refers to the address is told what it would be.
 func (s *Service) ClaimVirtualMachineIPAddress(ctx context.Context, req *metav1.ClaimRequest) (*networkv1.Port, error) {
 	key, holder := resource.Key{Namespace: req.GetNamespace(), Name: req.GetName()}, req.GetHolder()
-	_, err := s.addresses.AddHolder(ctx, key, holder, func(ip ipAddress) error { return ipaddress.AdmitHolder(ip, holder) })
+	_, err := s.ips.addresses.AddHolder(ctx, key, holder, func(ip ipAddress) error { return s.ips.kind.AdmitHolder(ip, holder) })
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (s *Service) ClaimVirtualMachineIPAddress(ctx context.Context, req *metav1.
 // networkv1.VirtualMachineIPAddressServiceServer.
 func (s *Service) ReleaseVirtualMachineIPAddress(ctx context.Context, req *metav1.ReleaseRequest) (*metav1.ReleaseResponse, error) {
 	key := resource.Key{Namespace: req.GetNamespace(), Name: req.GetName()}
-	ip, err := s.addresses.RemoveHolder(ctx, key, req.GetHolderUid())
+	ip, err := s.ips.addresses.RemoveHolder(ctx, key, req.GetHolderUid())
 	if err != nil {
 		return nil, err
 	}
@@ -46,12 +46,12 @@ func (s *Service) Connect(stream grpc.BidiStreamingServer[networkv1.ConnectReque
 
 // find tells the address of a VM that runs.
 func (s *Service) find(namespace, machine string) (netip.Addr, error) {
-	addresses, err := s.addresses.All(namespace, nil)
+	addresses, err := s.ips.addresses.All(namespace, nil)
 	if err != nil {
 		return netip.Addr{}, err
 	}
 	for _, ip := range addresses {
-		holder := ipaddress.Machine(ip)
+		holder := reservation.Machine(ip)
 		if namespace == "" || !holder.GetActive() || holder.GetName() != machine {
 			continue
 		}

@@ -1,7 +1,7 @@
-// Package network is the network service: IP addresses of VMs, their leases, and
-// the way to the guests that have them.
+// Package network is the network service: IP and MAC addresses of VMs, their
+// leases, and the way to the guests that have them.
 //
-// It wires the rules (internal/ipaddress, internal/lease) to this machine's
+// It wires the rules (internal/reservation, internal/lease) to this machine's
 // network (internal/port, over internal/fabric or internal/usernet), the store
 // and the VM service. It must not know what a VM is, beyond its being there:
 // which one uses an address says so by a claim.
@@ -29,35 +29,38 @@ import (
 	"orlop.dev/kit/serve"
 	"orlop.dev/services/network/internal/address"
 	"orlop.dev/services/network/internal/fabric"
-	"orlop.dev/services/network/internal/ipaddress"
 	"orlop.dev/services/network/internal/lease"
 	"orlop.dev/services/network/internal/port"
+	"orlop.dev/services/network/internal/reservation"
 	"orlop.dev/services/network/internal/tunnel"
 )
 
-const (
-	addressFinalizer = "virtualization.deckhouse.io/vmip-cleanup"
-	leaseFinalizer   = "virtualization.deckhouse.io/vmipl-cleanup"
+var (
+	ipNames = names{
+		loop: "virtualmachineipaddress", leaseLoop: "virtualmachineipaddresslease",
+		finalizer: "virtualization.deckhouse.io/vmip-cleanup", leaseFinalizer: "virtualization.deckhouse.io/vmipl-cleanup",
+	}
+	macNames = names{
+		loop: "virtualmachinemacaddress", leaseLoop: "virtualmachinemacaddresslease",
+		finalizer: "virtualization.deckhouse.io/vmmac-cleanup", leaseFinalizer: "virtualization.deckhouse.io/vmmacl-cleanup",
+	}
 )
 
 type (
-	ipAddress = *networkv1.VirtualMachineIPAddress
-	ipLease   = *networkv1.VirtualMachineIPAddressLease
+	ipAddress  = *networkv1.VirtualMachineIPAddress
+	ipLease    = *networkv1.VirtualMachineIPAddressLease
+	macAddress = *networkv1.VirtualMachineMACAddress
+	macLease   = *networkv1.VirtualMachineMACAddressLease
 )
 
 // Service is the network service.
 type Service struct {
 	networkv1.UnimplementedVirtualMachineIPAddressServiceServer
+	networkv1.UnimplementedVirtualMachineMACAddressServiceServer
+	networkv1.UnimplementedAddressServiceServer
 
-	addresses      *resource.Collection[ipAddress]
-	addressMethods *resource.Methods[ipAddress]
-	addressLoop    *reconcile.Loop[ipAddress]
-	rules          *ipaddress.Reconciler
-
-	leases       *resource.Collection[ipLease]
-	leaseMethods *resource.Methods[ipLease]
-	leaseLoop    *reconcile.Loop[ipLease]
-	book         *lease.Book
+	ips  *family[netip.Addr, ipAddress, ipLease]
+	macs *family[address.MAC, macAddress, macLease]
 
 	network  chosen
 	gateway  netip.Addr
@@ -86,10 +89,7 @@ func New(opts Options) (*Service, error) {
 	if s.network.mode == fabric.Tap {
 		s.gateway = pool.Gateway4()
 	}
-	if err := s.wireLeases(opts, pool); err != nil {
-		return nil, err
-	}
-	if err := s.wireAddresses(opts, pool); err != nil {
+	if err := s.wire(opts, pool); err != nil {
 		return nil, err
 	}
 	s.tunnel = &tunnel.Tunnel{Dial: s.network.DialContext, Find: s.find}
@@ -103,40 +103,28 @@ func New(opts Options) (*Service, error) {
 	return s, nil
 }
 
-func (s *Service) wireLeases(opts Options, pool *address.Pool) error {
-	leases, rules, err := collection[ipLease](opts, &networkv1.VirtualMachineIPAddressLease{}, leaseFinalizer)
-	if err != nil {
-		return err
-	}
-	s.leases = leases
-	s.book = lease.NewBook(leases, pool, lease.Uptime)
-	s.leaseMethods, err = resource.NewMethods(resource.MethodOptions[ipLease]{
-		Collection: leases, Schema: rules, Admit: s.book.Admit,
-	})
-	s.leaseLoop = reconcile.New(leases, &lease.Reconciler{Book: s.book, Claimant: s.claimant, Now: opts.now}, reconcile.Options{
-		Name: "virtualmachineipaddresslease", Finalizer: leaseFinalizer, Logger: opts.Logger,
-	})
-	return err
-}
-
-func (s *Service) wireAddresses(opts Options, pool *address.Pool) error {
-	addresses, rules, err := collection[ipAddress](opts, &networkv1.VirtualMachineIPAddress{}, addressFinalizer)
-	if err != nil {
-		return err
-	}
-	s.addresses = addresses
-	s.board = &port.Board{Network: s.network, Addresses: addresses, Pool: pool, Mode: s.network.mode}
-	s.addressMethods, err = resource.NewMethods(resource.MethodOptions[ipAddress]{
-		Collection: addresses, Schema: rules, Admit: ipaddress.Admission{Leases: s.book}.Admit,
+func (s *Service) wire(opts Options, pool *address.Pool) error {
+	var err error
+	s.ips, err = newFamily(opts, makeup[netip.Addr, ipAddress, ipLease]{
+		names: ipNames, kind: reservation.IPKind(), form: lease.IPForm(), space: lease.IPs(pool),
+		object: &networkv1.VirtualMachineIPAddress{}, lease: &networkv1.VirtualMachineIPAddressLease{},
 	})
 	if err != nil {
 		return err
 	}
-	s.rules = &ipaddress.Reconciler{Leases: s.book, Check: s.book.Check, Ports: s.board, Now: opts.now}
-	reconciler, err := s.cascade(opts)
-	s.addressLoop = reconcile.New(addresses, reconciler, reconcile.Options{
-		Name: "virtualmachineipaddress", Finalizer: addressFinalizer, Logger: opts.Logger,
+	s.macs, err = newFamily(opts, makeup[address.MAC, macAddress, macLease]{
+		names: macNames, kind: reservation.MACKind(), form: lease.MACForm(), space: lease.MACs(s.network.hardware...),
+		object: &networkv1.VirtualMachineMACAddress{}, lease: &networkv1.VirtualMachineMACAddressLease{},
 	})
+	if err != nil {
+		return err
+	}
+	s.board = &port.Board{Network: s.network, Addresses: s.ips.addresses, Cards: s, Pool: pool, Mode: s.network.mode}
+	s.ips.rules.Ports = s.board
+	s.macs.rules.Seed = s.seed
+	owners, err := s.followMachines(opts)
+	s.ips.wire(opts, ipNames, owners)
+	s.macs.wire(opts, macNames, owners)
 	return err
 }
 
@@ -173,26 +161,32 @@ func (s *Service) DialContext(ctx context.Context, network, address string) (net
 func (s *Service) Mode() (mode, reason string) { return string(s.network.mode), s.network.reason }
 
 func (s *Service) register(registrar grpc.ServiceRegistrar) error {
-	err := resource.Register(registrar, &networkv1.VirtualMachineIPAddressLeaseService_ServiceDesc, nil, s.leaseMethods)
+	err := s.ips.register(registrar, &networkv1.VirtualMachineIPAddressService_ServiceDesc,
+		&networkv1.VirtualMachineIPAddressLeaseService_ServiceDesc, s)
 	if err != nil {
 		return err
 	}
-	return resource.Register(registrar, &networkv1.VirtualMachineIPAddressService_ServiceDesc, s, s.addressMethods)
+	err = s.macs.register(registrar, &networkv1.VirtualMachineMACAddressService_ServiceDesc,
+		&networkv1.VirtualMachineMACAddressLeaseService_ServiceDesc, s)
+	if err != nil {
+		return err
+	}
+	networkv1.RegisterAddressServiceServer(registrar, s)
+	return nil
 }
 
 func (s *Service) ready(ctx context.Context) error {
-	if err := s.leases.WaitSynced(ctx); err != nil {
+	if err := s.ips.ready(ctx); err != nil {
 		return err
 	}
-	return s.addresses.WaitSynced(ctx)
+	return s.macs.ready(ctx)
 }
 
 func (s *Service) run(ctx context.Context) error {
 	s.log.Info("guests' network", "mode", s.network.mode, "reason", s.network.reason)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.leases.Run(ctx) })
-	group.Go(func() error { return s.addresses.Run(ctx) })
-	group.Go(func() error { return s.followLeases(ctx) })
+	group.Go(func() error { return s.ips.run(ctx, s) })
+	group.Go(func() error { return s.macs.run(ctx, s) })
 	group.Go(func() error { return s.keepNetwork(ctx) })
 	if s.machines != nil {
 		group.Go(func() error { return s.machines.Run(ctx) })
@@ -201,13 +195,13 @@ func (s *Service) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// work is what one replica does at a time. Each kind's rules look at the other.
+// work is what one replica does at a time. Each kind's rules look at the others.
 func (s *Service) work(ctx context.Context) error {
 	if err := s.ready(ctx); err != nil {
 		return nil //nolint:nilerr // ctx ended
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.leaseLoop.Run(ctx) })
-	group.Go(func() error { return s.addressLoop.Run(ctx) })
+	group.Go(func() error { return s.ips.work(ctx) })
+	group.Go(func() error { return s.macs.work(ctx) })
 	return group.Wait()
 }

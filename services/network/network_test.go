@@ -90,7 +90,7 @@ func TestPortGoesWithTheClaimAndNotWithTheNextOne(t *testing.T) {
 		t.Error("a port is left")
 	}
 	second := r.claim("web", machine("two", true))
-	if second.GetMacAddress() != first.GetMacAddress() || plugged(t, opts) != 1 {
+	if second.GetMacAddress() == first.GetMacAddress() || second.GetAddress() != first.GetAddress() || plugged(t, opts) != 1 {
 		t.Errorf("%d ports; %v, then %v", plugged(t, opts), first, second)
 	}
 	r.claim("web", machine("two", false))
@@ -153,7 +153,7 @@ func TestNextProcessKeepsGuestsAndTakesAwayStrays(t *testing.T) {
 	if at.String() == web.GetStatus().GetAddress() {
 		at = at.Next()
 	}
-	port, err := stray.Attach(t.Context(), fabric.Attachment{ID: "stray", MAC: fabric.MAC("stray"), Address: at})
+	port, err := stray.Attach(t.Context(), fabric.Attachment{ID: "stray", MAC: address.DeriveMAC("stray", 0).Hardware(), Address: at})
 	if err != nil {
 		t.Fatal(err)
 	}

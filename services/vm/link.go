@@ -153,6 +153,16 @@ func (s *Service) addressChanged(_ string, key resource.Key) {
 	})
 }
 
+// macChanged is the same of a MAC.
+func (s *Service) macChanged(_ string, key resource.Key) {
+	s.eachMachine(key.Namespace, func(vm *vmv1.VirtualMachine) {
+		named := machine.MACNameOf(vm.GetSpec())
+		if named == key.Name || named == "" && peer.OwnName(vm.GetMetadata()) == key.Name {
+			s.machines.loop.Trigger(resource.KeyOf(vm))
+		}
+	})
+}
+
 // secretChanged wakes the VMs that are set up from a Secret.
 func (s *Service) secretChanged(key resource.Key) {
 	s.eachMachine(key.Namespace, func(vm *vmv1.VirtualMachine) {

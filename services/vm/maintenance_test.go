@@ -15,7 +15,6 @@ func TestAVMInMaintenanceIsOffWhateverItsPolicySays(t *testing.T) {
 	h := newHouse(t)
 	h.addDisk("root")
 	h.create("web")
-	h.bindAddresses()
 	found := h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
 	service := vmv1.NewMaintenanceServiceClient(h.conn)
 	begin := &vmv1.BeginMaintenanceRequest{

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"orlop.dev/gen/crd"
+	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile"
@@ -117,7 +118,8 @@ type Service struct {
 	room        room
 	engine      *local.Engine
 	devices     *peer.Devices
-	addresses   *peer.Addresses
+	addresses   *peer.Addresses[*networkv1.VirtualMachineIPAddress]
+	macs        *peer.Addresses[*networkv1.VirtualMachineMACAddress]
 	secrets     *peer.Secrets // nil where there are none
 	leader      *reconcile.Election
 	rules       *machine.Reconciler
@@ -168,6 +170,9 @@ func New(ctx context.Context, opts Options) (*Service, error) {
 	if s.addresses, err = peer.NewAddresses(opts.Networks, s.addressChanged); err != nil {
 		return nil, err
 	}
+	if s.macs, err = peer.NewMACs(opts.Networks, s.macChanged); err != nil {
+		return nil, err
+	}
 	s.quiesce = quiesce.New(quiesce.Options{
 		Etcd: opts.Etcd, Prefix: opts.Prefix, Engine: s.engine, Machine: s.Machine, Exists: s.exists,
 		Ready: func(ctx context.Context) error { return s.machines.WaitSynced(ctx) }, Device: diskDevice,
@@ -188,7 +193,7 @@ func (s *Service) keep(opts Options) error {
 	}
 	s.mover = &relocation.Mover{Operations: s.allOperations, Create: s.createOperation, Now: time.Now}
 	s.rules = &machine.Reconciler{
-		Classes: s, Devices: s.devices, Addresses: s.addresses, Engine: s.engine,
+		Classes: s, Devices: s.devices, Allocator: peer.NewAllocator(opts.Networks), Addresses: s.addresses, MACs: s.macs, Engine: s.engine,
 		NonVolatile: s.engine, Processor: processor, Overhead: local.Overhead(s.host),
 		Attachments: s, Power: records, Survey: s.survey, Relocations: s.mover,
 		KeepOldQEMU: opts.KeepOldQEMU, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
@@ -296,7 +301,7 @@ func (s *Service) run(ctx context.Context) error {
 	defer s.engine.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
-		s.machines.Run, s.classes.Run, s.operations.Run, s.attachments.Run, s.devices.Run, s.addresses.Run,
+		s.machines.Run, s.classes.Run, s.operations.Run, s.attachments.Run, s.devices.Run, s.addresses.Run, s.macs.Run,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}
@@ -345,7 +350,7 @@ func (s *Service) lead(ctx context.Context) error {
 // whenDevicesAreKnown runs a loop once it is known what VMs have: a disk that
 // merely is not seen yet must not be told to be missing.
 func (s *Service) whenDevicesAreKnown(ctx context.Context, run func(context.Context) error) error {
-	if err := errors.Join(s.devices.WaitSynced(ctx), s.addresses.WaitSynced(ctx)); err != nil {
+	if err := errors.Join(s.devices.WaitSynced(ctx), s.addresses.WaitSynced(ctx), s.macs.WaitSynced(ctx)); err != nil {
 		return nil //nolint:nilerr // The lead ended before it began.
 	}
 	return run(ctx)

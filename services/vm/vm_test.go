@@ -25,6 +25,7 @@ import (
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/kit/serve"
 	"orlop.dev/kit/serve/servetest"
 	"orlop.dev/services/vm"
 	"orlop.dev/services/vm/internal/qemu"
@@ -50,6 +51,7 @@ type house struct {
 	disk      string // the file that all disks have
 	disks     *resource.Collection[*diskv1.VirtualDisk]
 	addresses *resource.Collection[*networkv1.VirtualMachineIPAddress]
+	macs      *resource.Collection[*networkv1.VirtualMachineMACAddress]
 
 	// Of the present instance of the service:
 	stop       func()
@@ -87,10 +89,19 @@ func newHouse(t *testing.T) *house {
 		&diskv1.Volume{Path: disk, Format: "raw", VirtualBytes: 1 << 20, WantedBytes: 2 << 20})
 	addresses, addressPart := servetest.StandIn[*networkv1.VirtualMachineIPAddress](t, store, &networkv1.VirtualMachineIPAddressService_ServiceDesc,
 		&networkv1.Port{MacAddress: "52:54:00:00:00:01", Mode: networkv1.PortMode_User, Address: "10.66.10.10/24", Gateway: "10.66.10.1"})
+	macs, macPart := servetest.StandIn[*networkv1.VirtualMachineMACAddress](t, store, &networkv1.VirtualMachineMACAddressService_ServiceDesc, &networkv1.Port{})
 	_, imagePart := servetest.StandIn[*imagev1.VirtualImage](t, store, &imagev1.VirtualImageService_ServiceDesc, &imagev1.Blob{})
 	_, clusterPart := servetest.StandIn[*imagev1.ClusterVirtualImage](t, store, &imagev1.ClusterVirtualImageService_ServiceDesc, &imagev1.Blob{})
-	others, _ := servetest.Host(t, diskPart, addressPart, imagePart, clusterPart)
-	h.disks, h.addresses = disks, addresses
+	allocator := serve.Part{
+		Name: "addresses", Ready: func(context.Context) error { return nil },
+		Run: func(ctx context.Context) error { <-ctx.Done(); return nil },
+		Register: func(s grpc.ServiceRegistrar) error {
+			networkv1.RegisterAddressServiceServer(s, allocator{addresses: addresses, macs: macs})
+			return nil
+		},
+	}
+	others, _ := servetest.Host(t, diskPart, addressPart, macPart, allocator, imagePart, clusterPart)
+	h.disks, h.addresses, h.macs = disks, addresses, macs
 	h.opts = vm.Options{
 		Etcd: store, Disks: others, Images: others, Networks: others, Dir: t.TempDir(),
 		Nodes: []string{"node-1", "node-2"}, MilliCPU: 8000, MemoryBytes: 8 << 30, Logger: servetest.Quiet(),
@@ -123,22 +134,29 @@ func (h *house) addDisk(name string) {
 	check(h.t, err)
 }
 
-// bindAddresses gives the next address that is made a lease.
-func (h *house) bindAddresses() {
-	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), servetest.Patience)
-	defer cancel()
-	for event, err := range h.addresses.Watch(ctx, resource.WatchOptions{}) {
-		check(h.t, err)
-		if event.Type == resource.Bookmark {
-			continue
+// allocator makes addresses as the network service would.
+type allocator struct {
+	networkv1.UnimplementedAddressServiceServer
+	addresses *resource.Collection[*networkv1.VirtualMachineIPAddress]
+	macs      *resource.Collection[*networkv1.VirtualMachineMACAddress]
+}
+
+func (a allocator) AllocateAddresses(ctx context.Context, req *networkv1.AllocateAddressesRequest) (*networkv1.AllocateAddressesResponse, error) {
+	for _, m := range req.GetMachines() {
+		if ip := m.GetVirtualMachineIpAddress(); ip != nil {
+			ip.Status = &networkv1.VirtualMachineIPAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10"}
+			if _, err := a.addresses.Create(ctx, ip); err != nil {
+				return nil, err
+			}
 		}
-		_, err = h.addresses.UpdateStatus(ctx, resource.KeyOf(event.Object), "", &networkv1.VirtualMachineIPAddressStatus{
-			Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10",
-		})
-		check(h.t, err)
-		return
+		if mac := m.GetVirtualMachineMacAddress(); mac != nil {
+			mac.Status = &networkv1.VirtualMachineMACAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "52:54:00:00:00:01"}
+			if _, err := a.macs.Create(ctx, mac); err != nil {
+				return nil, err
+			}
+		}
 	}
+	return new(networkv1.AllocateAddressesResponse), nil
 }
 
 func (h *house) create(name string) {
@@ -218,7 +236,6 @@ func TestGuestOutlivesTheServiceAndObeysTheNextOne(t *testing.T) {
 	h := newHouse(t)
 	h.addDisk("root")
 	h.create("web")
-	h.bindAddresses()
 	running := h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
 	uid := running.GetMetadata().GetUid()
 	if status := running.GetStatus(); status.GetIpAddress() != "10.66.10.10" || status.GetNodeName() == "" {
@@ -332,7 +349,6 @@ func TestDiskOfARunningVMGrowsAsItsServiceSays(t *testing.T) {
 	h := newHouse(t)
 	h.addDisk("root")
 	h.create("web")
-	h.bindAddresses()
 	h.awaitPhase("web", vmv1.VirtualMachinePhase_Running)
 
 	object, err := h.disks.Get(key("root"))

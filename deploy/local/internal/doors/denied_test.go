@@ -135,6 +135,7 @@ var refusals = map[string][]refusal{
 		{kind: "VirtualMachineIPAddress", patch: `type: Dynamic`, words: []string{"spec.type", `"Dynamic"`}},
 		{kind: "VirtualMachineIPAddress", patch: `staticIP: null`, words: []string{"spec", "staticIP is required"}},
 		{kind: "VirtualMachineIPAddress", patch: `type: Auto`, words: []string{"spec", "staticIP can't be given"}},
+		{kind: "VirtualMachineMACAddress", patch: `address: 82-6d-f0-9f-39`, words: []string{"spec.address"}},
 	},
 	"names": {
 		{kind: "VirtualMachine", name: long, words: []string{"metadata.name", "63"}},
@@ -146,7 +147,8 @@ var refusals = map[string][]refusal{
 	"fields to come": {
 		{kind: "VirtualMachine", patch: `blockDeviceRefs: [{kind: VirtualDisk, name: a, bootOrder: 1}]`, words: []string{"spec.blockDeviceRefs[0]", "bootOrder is not supported yet"}},
 		{kind: "VirtualMachine", patch: `usbDevices: [{name: a}]`, words: []string{"usbDevices is not supported yet"}},
-		{kind: "VirtualMachine", patch: `networks: [{type: Main}]`, words: []string{"networks is not supported yet"}},
+		{kind: "VirtualMachine", patch: `networks: [{type: Main}, {type: Network, name: blue}]`, words: []string{"one interface yet"}},
+		{kind: "VirtualMachine", patch: `networks: [{type: Main, name: blue}]`, words: []string{"name is not supported yet"}},
 		{kind: "VirtualMachine", patch: `gpus: [{gpuClassName: a}]`, words: []string{"gpus is not supported yet"}},
 		{kind: "VirtualImage", patch: `dataSource: {http: {checksum: {streebog256: ` + strings.Repeat("a", 64) + `}}}`, words: []string{"spec.dataSource.http.checksum", "streebog256"}},
 		{kind: "VirtualMachine", patch: `wings: 2`, words: []string{"spec.wings"}},

@@ -72,6 +72,10 @@ type: Static
 staticIP: 10.66.10.14`,
 	"VirtualMachineIPAddressLease": `
 virtualMachineIPAddressRef: {name: linux-vm-7prpx, namespace: default}`,
+	"VirtualMachineMACAddress": `
+address: "02:4f:52:4c:4f:50"`,
+	"VirtualMachineMACAddressLease": `
+virtualMachineMACAddressRef: {name: linux-vm-7prpx, namespace: default}`,
 }
 
 // manifestOf is an object of a kind: the usable spec with a patch over it.

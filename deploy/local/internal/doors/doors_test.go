@@ -76,6 +76,7 @@ func TestDoors(t *testing.T) {
 	t.Run("kubectl applies, compares and tries", h.testApply)
 	t.Run("what the disk service refuses names the field", h.testRefused)
 	t.Run("what the network service refuses names the field", h.testAddresses)
+	t.Run("and of MAC addresses, too", h.testMACs)
 	t.Run("what the vm service refuses names the field", h.testMachines)
 	t.Run("nodes are the administrator's to label, taint, cordon and drain", h.testNodes)
 	t.Run("rights count at both doors", h.testRights)

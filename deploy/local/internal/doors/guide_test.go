@@ -146,6 +146,10 @@ func (c *cluster) testColumns(t *testing.T) {
 			"NAME|ADDRESS|STATUS|VM|AGE", "shown|10.66.10.14|Attached|linux-vm"},
 		{"VirtualMachineIPAddressLease", "vmipl", "NAME|VIRTUALMACHINEIPADDRESS|STATUS|AGE",
 			"NAME|VIRTUALMACHINEIPADDRESS|STATUS|AGE", `shown|{"name":"linux-vm-7prpx","namespace":"default"}|Bound`},
+		{"VirtualMachineMACAddress", "vmmac", "NAME|ADDRESS|STATUS|VM|AGE",
+			"NAME|ADDRESS|STATUS|VM|AGE", "shown|02:4f:52:4c:4f:50|Attached|linux-vm"},
+		{"VirtualMachineMACAddressLease", "vmmacl", "NAME|VIRTUALMACHINEMACADDRESS|STATUS|AGE",
+			"NAME|VIRTUALMACHINEMACADDRESS|STATUS|AGE", `shown|{"name":"linux-vm-7prpx","namespace":"default"}|Bound`},
 		{"VirtualMachineClass", "vmclass", "NAME|PHASE|AGE", "NAME|PHASE|ISDEFAULT|AGE", "shown|Ready"},
 	} {
 		t.Run(test.kind, func(t *testing.T) {
@@ -166,14 +170,16 @@ func (c *cluster) testColumns(t *testing.T) {
 
 // statuses are of objects that are well.
 var statuses = map[string]string{
-	"VirtualImage":                 `{phase: Ready, cdrom: false, progress: 100%}`,
-	"ClusterVirtualImage":          `{phase: Ready, cdrom: false, progress: 100%}`,
-	"VirtualDisk":                  `{phase: Ready, capacity: 10Gi}`,
-	"VirtualMachine":               `{phase: Running, nodeName: virtlab-pt-1, ipAddress: 10.66.10.13}`,
-	"VirtualMachineOperation":      `{phase: Completed}`,
-	"VirtualMachineIPAddress":      `{phase: Attached, address: 10.66.10.14, virtualMachineName: linux-vm}`,
-	"VirtualMachineIPAddressLease": `{phase: Bound}`,
-	"VirtualMachineClass":          `{phase: Ready}`,
+	"VirtualImage":                  `{phase: Ready, cdrom: false, progress: 100%}`,
+	"ClusterVirtualImage":           `{phase: Ready, cdrom: false, progress: 100%}`,
+	"VirtualDisk":                   `{phase: Ready, capacity: 10Gi}`,
+	"VirtualMachine":                `{phase: Running, nodeName: virtlab-pt-1, ipAddress: 10.66.10.13}`,
+	"VirtualMachineOperation":       `{phase: Completed}`,
+	"VirtualMachineIPAddress":       `{phase: Attached, address: 10.66.10.14, virtualMachineName: linux-vm}`,
+	"VirtualMachineIPAddressLease":  `{phase: Bound}`,
+	"VirtualMachineMACAddress":      `{phase: Attached, address: "02:4f:52:4c:4f:50", virtualMachineName: linux-vm}`,
+	"VirtualMachineMACAddressLease": `{phase: Bound}`,
+	"VirtualMachineClass":           `{phase: Ready}`,
 }
 
 func (c *cluster) show(t *testing.T, kind string) {
@@ -199,6 +205,7 @@ func (c *cluster) testShortNames(t *testing.T) {
 		"virtualimages|vi,vis", "clustervirtualimages|cvi,cvis", "virtualdisks|vd,vds", "virtualmachines|vm,vms",
 		"virtualmachineclasses|vmc,vmcs,vmclass,vmclasses", "virtualmachineoperations|vmop,vmops",
 		"virtualmachineipaddresses|vmip,vmips", "virtualmachineipaddressleases|vmipl,vmipls,vmiplease,vmipleases",
+		"virtualmachinemacaddresses|vmmac", "virtualmachinemacaddressleases|vmmacl,vmmaclease",
 	} {
 		if !strings.Contains("\n"+gap.ReplaceAllString(output, "|"), want+"|") {
 			t.Errorf("there is no %s in\n%s", want, output)

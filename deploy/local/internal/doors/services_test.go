@@ -60,6 +60,21 @@ func (h *house) testAddresses(t *testing.T) {
 	h.kubectl.run(t, "delete", "vmip", "first", "--timeout="+deadline.String())
 }
 
+// testMACs is the same of MAC addresses.
+func (h *house) testMACs(t *testing.T) {
+	const wanted = "address: 02-4F-52-4C-4F-50"
+	check(t, h.kube.Create(t.Context(), newObject(t, "VirtualMachineMACAddress", "first", wanted)))
+	h.kubectl.run(t, "wait", "--for=jsonpath={.status.address}=02:4f:52:4c:4f:50", "vmmac/first", "--timeout="+deadline.String())
+	h.kubectl.run(t, "wait", "--for=jsonpath={.status.phase}=Bound", "vmmacl/mac-02-4f-52-4c-4f-50", "--timeout="+deadline.String())
+	h.refuses(t, []refusal{
+		{kind: "VirtualMachineMACAddress", name: "second", patch: wanted, words: []string{"spec.address", "default/first"}},
+		{kind: "VirtualMachineMACAddress", name: "group", patch: `address: 03:4f:52:4c:4f:50`, words: []string{"spec.address", "not one card's"}},
+		{kind: "VirtualMachineMACAddress", name: "first", patch: `address: 02:4f:52:4c:4f:51`, words: []string{"spec.address", "can't be changed"}},
+		{kind: "VirtualMachineMACAddressLease", name: "mine", words: []string{"metadata.name", "mac-82-6d-f0-9f-39-13"}},
+	})
+	h.kubectl.run(t, "delete", "vmmac", "first", "--timeout="+deadline.String())
+}
+
 func (h *house) testMachines(t *testing.T) {
 	h.kubectl.run(t, "wait", "--for=jsonpath={.status.phase}=Ready", "vmclass/generic", "vmclass/host", "--timeout="+deadline.String())
 	small := newObject(t, "VirtualMachineClass", "small", `sizingPolicies: [{cores: {min: 1, max: 2}}]`)

@@ -221,7 +221,7 @@ func (u *user) testDelete() {
 	for _, object := range []string{"vm/linux-vm", "vd/linux-disk", "vi/ubuntu"} {
 		u.kubectl("delete", object, "--timeout", "3m")
 	}
-	if got := u.kubectl("get", "vi,vd,vm,vmip"); !strings.Contains(got, "No resources found") {
+	if got := u.kubectl("get", "vi,vd,vm,vmip,vmmac"); !strings.Contains(got, "No resources found") {
 		u.t.Errorf("what is left:\n%s", got)
 	}
 	if left, _ := filepath.Glob(filepath.Join(u.home, "disks", "*", "*")); len(left) > 0 {

@@ -138,21 +138,34 @@ func (u *user) testClone() {
 	u.kubectl("delete", "vm/copy-linux-vm", "vd/copy-linux-disk")
 }
 
+// testRestore also has the VM keep its addresses, of IP and MAC.
 func (u *user) testRestore() {
-	conflicting := strings.ReplaceAll(restoreOfSameNames, "NAME", "too-early")
-	u.apply(conflicting)
+	snapshot, err := os.ReadFile(u.example("virtualmachinesnapshot.yaml"))
+	check(u.t, err)
+	u.apply(strings.NewReplacer("name: linux-vm-snapshot", "name: linux-vm-kept", "keepIPAddress: Never", "keepIPAddress: Always").Replace(string(snapshot)))
+	u.waitFor("vmsnapshot/linux-vm-kept", "{.status.phase}", "Ready")
+	u.inGuest("cloud", "echo last > word; sync")
+	before := u.addresses()
+	kept := strings.Replace(restoreOfSameNames, "linux-vm-snapshot", "linux-vm-kept", 1)
+	u.apply(strings.ReplaceAll(kept, "NAME", "too-early"))
 	u.waitFor("vmrestore/too-early", "{.status.phase}", "Failed")
 	said := u.kubectl("get", "vmrestore/too-early", "-o", `jsonpath={.status.conditions[?(@.type=="VirtualMachineRestoreReady")].message}`)
 	if !strings.Contains(said, "VirtualMachine linux-vm exists") || !strings.Contains(said, "VirtualDisk linux-disk exists") {
 		u.t.Errorf("the conflicts are told as %q", said)
 	}
 	u.kubectl("delete", "vm/linux-vm", "vd/linux-disk")
-	u.apply(strings.ReplaceAll(restoreOfSameNames, "NAME", "in-place"))
+	u.apply(strings.ReplaceAll(kept, "NAME", "in-place"))
 	u.waitFor("vmrestore/in-place", "{.status.phase}", "Ready")
-	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
-	if word := u.inGuest("cloud", "cat word"); !strings.Contains(word, "after") {
-		u.t.Errorf("the restored guest reads %q", word)
+	u.wantWord("linux-vm", "after")
+	seen := u.inGuest("cloud", "cat /sys/class/net/eth0/address")
+	if after := u.addresses(); after != before || !strings.Contains(seen, strings.Fields(before)[1]) {
+		u.t.Errorf("the VM had %q, has %q, and the guest sees %q", before, after, seen)
 	}
+}
+
+// addresses are the VM's, of IP and MAC.
+func (u *user) addresses() string {
+	return u.kubectl("get", "vm", "linux-vm", "-o", "jsonpath={.status.networks[0].ipAddress} {.status.networks[0].macAddress}")
 }
 
 const restoreOfSameNames = `

@@ -583,7 +583,7 @@ func (x VirtualMachinePhase_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VirtualMachinePhase_Value.Descriptor instead.
 func (VirtualMachinePhase_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{21, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type MigrationResult_Value int32
@@ -632,7 +632,7 @@ func (x MigrationResult_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MigrationResult_Value.Descriptor instead.
 func (MigrationResult_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{32, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{33, 0}
 }
 
 type ChangeNeed_Value int32
@@ -691,7 +691,7 @@ func (x ChangeNeed_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeNeed_Value.Descriptor instead.
 func (ChangeNeed_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41, 0}
 }
 
 // VirtualMachine is a machine of a namespace.
@@ -802,7 +802,7 @@ type VirtualMachineSpec struct {
 	TopologySpreadConstraints []*TopologySpreadConstraint `protobuf:"bytes,17,rep,name=topology_spread_constraints,json=topologySpreadConstraints,proto3" json:"topology_spread_constraints,omitempty"`
 	// Name of the PriorityClass.
 	PriorityClassName string `protobuf:"bytes,18,opt,name=priority_class_name,json=priorityClassName,proto3" json:"priority_class_name,omitempty"`
-	// Further network interfaces.
+	// Network interfaces; the one on the main network where there are none.
 	Networks []*NetworkRef `protobuf:"bytes,19,rep,name=networks,proto3" json:"networks,omitempty"`
 	// USB devices of the node that the guest is to have.
 	UsbDevices []*USBDeviceRef `protobuf:"bytes,20,rep,name=usb_devices,json=usbDevices,proto3" json:"usb_devices,omitempty"`
@@ -1851,8 +1851,10 @@ type VirtualMachineStatus struct {
 	Conditions             []*v1.Condition               `protobuf:"bytes,13,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// Generation of the spec that the status speaks of.
 	ObservedGeneration int32 `protobuf:"varint,14,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Network interfaces of the VM.
+	Networks      []*NetworkStatus `protobuf:"bytes,15,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VirtualMachineStatus) Reset() {
@@ -1983,6 +1985,104 @@ func (x *VirtualMachineStatus) GetObservedGeneration() int32 {
 	return 0
 }
 
+func (x *VirtualMachineStatus) GetNetworks() []*NetworkStatus {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+// NetworkStatus is a network interface as it is.
+type NetworkStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Place of the interface, from 1 on.
+	Id int32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The kind of network: Main.
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// Name of the network, for types Network and ClusterNetwork.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// The MAC address.
+	MacAddress string `protobuf:"bytes,4,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
+	// The VirtualMachineMACAddress of the interface.
+	VirtualMachineMacAddressName string `protobuf:"bytes,5,opt,name=virtual_machine_mac_address_name,json=virtualMachineMACAddressName,proto3" json:"virtual_machine_mac_address_name,omitempty"`
+	// The IP address.
+	IpAddress     string `protobuf:"bytes,6,opt,name=ip_address,json=ipAddress,proto3" json:"ip_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkStatus) Reset() {
+	*x = NetworkStatus{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkStatus) ProtoMessage() {}
+
+func (x *NetworkStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkStatus.ProtoReflect.Descriptor instead.
+func (*NetworkStatus) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *NetworkStatus) GetId() int32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *NetworkStatus) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *NetworkStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkStatus) GetMacAddress() string {
+	if x != nil {
+		return x.MacAddress
+	}
+	return ""
+}
+
+func (x *NetworkStatus) GetVirtualMachineMacAddressName() string {
+	if x != nil {
+		return x.VirtualMachineMacAddressName
+	}
+	return ""
+}
+
+func (x *NetworkStatus) GetIpAddress() string {
+	if x != nil {
+		return x.IpAddress
+	}
+	return ""
+}
+
 // VirtualMachinePhase sums up a VM's conditions.
 type VirtualMachinePhase struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1992,7 +2092,7 @@ type VirtualMachinePhase struct {
 
 func (x *VirtualMachinePhase) Reset() {
 	*x = VirtualMachinePhase{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[21]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2104,7 @@ func (x *VirtualMachinePhase) String() string {
 func (*VirtualMachinePhase) ProtoMessage() {}
 
 func (x *VirtualMachinePhase) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[21]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2117,7 @@ func (x *VirtualMachinePhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachinePhase.ProtoReflect.Descriptor instead.
 func (*VirtualMachinePhase) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{21}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{22}
 }
 
 // BlockDeviceStatus is a disk or image of the VM as it is.
@@ -2044,7 +2144,7 @@ type BlockDeviceStatus struct {
 
 func (x *BlockDeviceStatus) Reset() {
 	*x = BlockDeviceStatus{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[22]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2156,7 @@ func (x *BlockDeviceStatus) String() string {
 func (*BlockDeviceStatus) ProtoMessage() {}
 
 func (x *BlockDeviceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[22]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2169,7 @@ func (x *BlockDeviceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockDeviceStatus.ProtoReflect.Descriptor instead.
 func (*BlockDeviceStatus) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{22}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BlockDeviceStatus) GetKind() BlockDeviceKind_Value {
@@ -2139,7 +2239,7 @@ type VirtualMachineResources struct {
 
 func (x *VirtualMachineResources) Reset() {
 	*x = VirtualMachineResources{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[23]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2251,7 @@ func (x *VirtualMachineResources) String() string {
 func (*VirtualMachineResources) ProtoMessage() {}
 
 func (x *VirtualMachineResources) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[23]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2264,7 @@ func (x *VirtualMachineResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineResources.ProtoReflect.Descriptor instead.
 func (*VirtualMachineResources) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{23}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VirtualMachineResources) GetCpu() *CPUResources {
@@ -2199,7 +2299,7 @@ type CPUResources struct {
 
 func (x *CPUResources) Reset() {
 	*x = CPUResources{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[24]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2311,7 @@ func (x *CPUResources) String() string {
 func (*CPUResources) ProtoMessage() {}
 
 func (x *CPUResources) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[24]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2324,7 @@ func (x *CPUResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUResources.ProtoReflect.Descriptor instead.
 func (*CPUResources) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{24}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CPUResources) GetCores() int32 {
@@ -2275,7 +2375,7 @@ type CPUTopology struct {
 
 func (x *CPUTopology) Reset() {
 	*x = CPUTopology{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[25]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2387,7 @@ func (x *CPUTopology) String() string {
 func (*CPUTopology) ProtoMessage() {}
 
 func (x *CPUTopology) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[25]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2400,7 @@ func (x *CPUTopology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUTopology.ProtoReflect.Descriptor instead.
 func (*CPUTopology) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{25}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CPUTopology) GetSockets() int32 {
@@ -2330,7 +2430,7 @@ type MemoryResources struct {
 
 func (x *MemoryResources) Reset() {
 	*x = MemoryResources{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[26]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2442,7 @@ func (x *MemoryResources) String() string {
 func (*MemoryResources) ProtoMessage() {}
 
 func (x *MemoryResources) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[26]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2455,7 @@ func (x *MemoryResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryResources.ProtoReflect.Descriptor instead.
 func (*MemoryResources) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{26}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MemoryResources) GetSize() string {
@@ -2386,7 +2486,7 @@ type VirtualMachineStats struct {
 
 func (x *VirtualMachineStats) Reset() {
 	*x = VirtualMachineStats{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[27]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2498,7 @@ func (x *VirtualMachineStats) String() string {
 func (*VirtualMachineStats) ProtoMessage() {}
 
 func (x *VirtualMachineStats) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[27]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2511,7 @@ func (x *VirtualMachineStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineStats.ProtoReflect.Descriptor instead.
 func (*VirtualMachineStats) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{27}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VirtualMachineStats) GetPhasesTransitions() []*PhaseTransition {
@@ -2447,7 +2547,7 @@ type PhaseTransition struct {
 
 func (x *PhaseTransition) Reset() {
 	*x = PhaseTransition{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[28]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2559,7 @@ func (x *PhaseTransition) String() string {
 func (*PhaseTransition) ProtoMessage() {}
 
 func (x *PhaseTransition) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[28]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2572,7 @@ func (x *PhaseTransition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTransition.ProtoReflect.Descriptor instead.
 func (*PhaseTransition) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{28}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PhaseTransition) GetPhase() VirtualMachinePhase_Value {
@@ -2504,7 +2604,7 @@ type LaunchTimeDuration struct {
 
 func (x *LaunchTimeDuration) Reset() {
 	*x = LaunchTimeDuration{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[29]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2616,7 @@ func (x *LaunchTimeDuration) String() string {
 func (*LaunchTimeDuration) ProtoMessage() {}
 
 func (x *LaunchTimeDuration) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[29]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2629,7 @@ func (x *LaunchTimeDuration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchTimeDuration.ProtoReflect.Descriptor instead.
 func (*LaunchTimeDuration) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{29}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LaunchTimeDuration) GetWaitingForDependencies() string {
@@ -2569,7 +2669,7 @@ type VirtualMachineMigrationState struct {
 
 func (x *VirtualMachineMigrationState) Reset() {
 	*x = VirtualMachineMigrationState{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[30]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2681,7 @@ func (x *VirtualMachineMigrationState) String() string {
 func (*VirtualMachineMigrationState) ProtoMessage() {}
 
 func (x *VirtualMachineMigrationState) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[30]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2694,7 @@ func (x *VirtualMachineMigrationState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineMigrationState.ProtoReflect.Descriptor instead.
 func (*VirtualMachineMigrationState) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{30}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VirtualMachineMigrationState) GetStartTimestamp() *timestamppb.Timestamp {
@@ -2645,7 +2745,7 @@ type MigrationSide struct {
 
 func (x *MigrationSide) Reset() {
 	*x = MigrationSide{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[31]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2757,7 @@ func (x *MigrationSide) String() string {
 func (*MigrationSide) ProtoMessage() {}
 
 func (x *MigrationSide) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[31]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2770,7 @@ func (x *MigrationSide) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationSide.ProtoReflect.Descriptor instead.
 func (*MigrationSide) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{31}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MigrationSide) GetNode() string {
@@ -2696,7 +2796,7 @@ type MigrationResult struct {
 
 func (x *MigrationResult) Reset() {
 	*x = MigrationResult{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[32]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2808,7 @@ func (x *MigrationResult) String() string {
 func (*MigrationResult) ProtoMessage() {}
 
 func (x *MigrationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[32]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2821,7 @@ func (x *MigrationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationResult.ProtoReflect.Descriptor instead.
 func (*MigrationResult) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{32}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{33}
 }
 
 // VirtualMachinePod is a Pod that stands for the VM.
@@ -2737,7 +2837,7 @@ type VirtualMachinePod struct {
 
 func (x *VirtualMachinePod) Reset() {
 	*x = VirtualMachinePod{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[33]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +2849,7 @@ func (x *VirtualMachinePod) String() string {
 func (*VirtualMachinePod) ProtoMessage() {}
 
 func (x *VirtualMachinePod) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[33]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +2862,7 @@ func (x *VirtualMachinePod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachinePod.ProtoReflect.Descriptor instead.
 func (*VirtualMachinePod) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{33}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VirtualMachinePod) GetName() string {
@@ -2792,7 +2892,7 @@ type VirtualMachineVersions struct {
 
 func (x *VirtualMachineVersions) Reset() {
 	*x = VirtualMachineVersions{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[34]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2804,7 +2904,7 @@ func (x *VirtualMachineVersions) String() string {
 func (*VirtualMachineVersions) ProtoMessage() {}
 
 func (x *VirtualMachineVersions) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[34]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2817,7 +2917,7 @@ func (x *VirtualMachineVersions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualMachineVersions.ProtoReflect.Descriptor instead.
 func (*VirtualMachineVersions) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{34}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VirtualMachineVersions) GetQemu() string {
@@ -2850,7 +2950,7 @@ type CreateVirtualMachineRequest struct {
 
 func (x *CreateVirtualMachineRequest) Reset() {
 	*x = CreateVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[35]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +2962,7 @@ func (x *CreateVirtualMachineRequest) String() string {
 func (*CreateVirtualMachineRequest) ProtoMessage() {}
 
 func (x *CreateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[35]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +2975,7 @@ func (x *CreateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*CreateVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{35}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateVirtualMachineRequest) GetNamespace() string {
@@ -2928,7 +3028,7 @@ type UpdateVirtualMachineRequest struct {
 
 func (x *UpdateVirtualMachineRequest) Reset() {
 	*x = UpdateVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3040,7 @@ func (x *UpdateVirtualMachineRequest) String() string {
 func (*UpdateVirtualMachineRequest) ProtoMessage() {}
 
 func (x *UpdateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3053,7 @@ func (x *UpdateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{36}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UpdateVirtualMachineRequest) GetNamespace() string {
@@ -3019,7 +3119,7 @@ type PlanVirtualMachineUpdateRequest struct {
 
 func (x *PlanVirtualMachineUpdateRequest) Reset() {
 	*x = PlanVirtualMachineUpdateRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3031,7 +3131,7 @@ func (x *PlanVirtualMachineUpdateRequest) String() string {
 func (*PlanVirtualMachineUpdateRequest) ProtoMessage() {}
 
 func (x *PlanVirtualMachineUpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3044,7 +3144,7 @@ func (x *PlanVirtualMachineUpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanVirtualMachineUpdateRequest.ProtoReflect.Descriptor instead.
 func (*PlanVirtualMachineUpdateRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{37}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PlanVirtualMachineUpdateRequest) GetNamespace() string {
@@ -3079,7 +3179,7 @@ type PlanVirtualMachineUpdateResponse struct {
 
 func (x *PlanVirtualMachineUpdateResponse) Reset() {
 	*x = PlanVirtualMachineUpdateResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3191,7 @@ func (x *PlanVirtualMachineUpdateResponse) String() string {
 func (*PlanVirtualMachineUpdateResponse) ProtoMessage() {}
 
 func (x *PlanVirtualMachineUpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3204,7 @@ func (x *PlanVirtualMachineUpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanVirtualMachineUpdateResponse.ProtoReflect.Descriptor instead.
 func (*PlanVirtualMachineUpdateResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{38}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PlanVirtualMachineUpdateResponse) GetChanges() []*PlannedChange {
@@ -3134,7 +3234,7 @@ type PlannedChange struct {
 
 func (x *PlannedChange) Reset() {
 	*x = PlannedChange{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3246,7 @@ func (x *PlannedChange) String() string {
 func (*PlannedChange) ProtoMessage() {}
 
 func (x *PlannedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3259,7 @@ func (x *PlannedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedChange.ProtoReflect.Descriptor instead.
 func (*PlannedChange) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{39}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PlannedChange) GetOperation() string {
@@ -3213,7 +3313,7 @@ type ChangeNeed struct {
 
 func (x *ChangeNeed) Reset() {
 	*x = ChangeNeed{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3225,7 +3325,7 @@ func (x *ChangeNeed) String() string {
 func (*ChangeNeed) ProtoMessage() {}
 
 func (x *ChangeNeed) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3238,7 +3338,7 @@ func (x *ChangeNeed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeNeed.ProtoReflect.Descriptor instead.
 func (*ChangeNeed) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41}
 }
 
 // ListVirtualMachinesResponse is one page.
@@ -3255,7 +3355,7 @@ type ListVirtualMachinesResponse struct {
 
 func (x *ListVirtualMachinesResponse) Reset() {
 	*x = ListVirtualMachinesResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3367,7 @@ func (x *ListVirtualMachinesResponse) String() string {
 func (*ListVirtualMachinesResponse) ProtoMessage() {}
 
 func (x *ListVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3380,7 @@ func (x *ListVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVirtualMachinesResponse.ProtoReflect.Descriptor instead.
 func (*ListVirtualMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListVirtualMachinesResponse) GetItems() []*VirtualMachine {
@@ -3319,7 +3419,7 @@ type WatchVirtualMachinesResponse struct {
 
 func (x *WatchVirtualMachinesResponse) Reset() {
 	*x = WatchVirtualMachinesResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3431,7 @@ func (x *WatchVirtualMachinesResponse) String() string {
 func (*WatchVirtualMachinesResponse) ProtoMessage() {}
 
 func (x *WatchVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3444,7 @@ func (x *WatchVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVirtualMachinesResponse.ProtoReflect.Descriptor instead.
 func (*WatchVirtualMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{42}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WatchVirtualMachinesResponse) GetType() v1.EventType_Value {
@@ -3389,7 +3489,7 @@ type AttachConsoleRequest struct {
 
 func (x *AttachConsoleRequest) Reset() {
 	*x = AttachConsoleRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +3501,7 @@ func (x *AttachConsoleRequest) String() string {
 func (*AttachConsoleRequest) ProtoMessage() {}
 
 func (x *AttachConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +3514,7 @@ func (x *AttachConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachConsoleRequest.ProtoReflect.Descriptor instead.
 func (*AttachConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{43}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AttachConsoleRequest) GetNamespace() string {
@@ -3448,7 +3548,7 @@ type AttachConsoleResponse struct {
 
 func (x *AttachConsoleResponse) Reset() {
 	*x = AttachConsoleResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3560,7 @@ func (x *AttachConsoleResponse) String() string {
 func (*AttachConsoleResponse) ProtoMessage() {}
 
 func (x *AttachConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3573,7 @@ func (x *AttachConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachConsoleResponse.ProtoReflect.Descriptor instead.
 func (*AttachConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{44}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AttachConsoleResponse) GetOutput() []byte {
@@ -3497,7 +3597,7 @@ type AttachVNCRequest struct {
 
 func (x *AttachVNCRequest) Reset() {
 	*x = AttachVNCRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3609,7 @@ func (x *AttachVNCRequest) String() string {
 func (*AttachVNCRequest) ProtoMessage() {}
 
 func (x *AttachVNCRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3622,7 @@ func (x *AttachVNCRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVNCRequest.ProtoReflect.Descriptor instead.
 func (*AttachVNCRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{45}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AttachVNCRequest) GetNamespace() string {
@@ -3556,7 +3656,7 @@ type AttachVNCResponse struct {
 
 func (x *AttachVNCResponse) Reset() {
 	*x = AttachVNCResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +3668,7 @@ func (x *AttachVNCResponse) String() string {
 func (*AttachVNCResponse) ProtoMessage() {}
 
 func (x *AttachVNCResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3581,7 +3681,7 @@ func (x *AttachVNCResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVNCResponse.ProtoReflect.Descriptor instead.
 func (*AttachVNCResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{46}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AttachVNCResponse) GetData() []byte {
@@ -3595,14 +3695,14 @@ var File_orlop_vm_v1_virtual_machine_proto protoreflect.FileDescriptor
 
 const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\n" +
-	"!orlop/vm/v1/virtual_machine.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\x1a\x1borlop/vm/v1/placement.proto\"\x84\t\n" +
+	"!orlop/vm/v1/virtual_machine.proto\x12\vorlop.vm.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18orlop/meta/v1/meta.proto\x1a\x1corlop/schema/v1/schema.proto\x1a\x1borlop/vm/v1/placement.proto\"\xa3\t\n" +
 	"\x0eVirtualMachine\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +
 	"apiVersion\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x125\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x19.orlop.meta.v1.ObjectMetaR\bmetadata\x12;\n" +
 	"\x04spec\x18\x04 \x01(\v2\x1f.orlop.vm.v1.VirtualMachineSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x129\n" +
-	"\x06status\x18\x05 \x01(\v2!.orlop.vm.v1.VirtualMachineStatusR\x06status:\x8d\a\xa2\xd4\x18\x93\x06\n" +
+	"\x06status\x18\x05 \x01(\v2!.orlop.vm.v1.VirtualMachineStatusR\x06status:\xac\a\xa2\xd4\x18\xb2\x06\n" +
 	"\x1bvirtualization.deckhouse.io\x12\bv1alpha2\x1a\x0fvirtualmachines\"\x0evirtualmachine*\x02vm*\x03vms2\x03all2\x0evirtualization8\x01B\x1e\n" +
 	"\x05Phase\x12\x06string\x1a\r.status.phaseB.\n" +
 	"\x05Cores\x12\x06string\x1a\x1b.status.resources.cpu.cores \x01B<\n" +
@@ -3614,8 +3714,8 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"Migratable\x12\x06string\x1a2.status.conditions[?(@.type=='Migratable')].status \x01B \n" +
 	"\x04Node\x12\x06string\x1a\x10.status.nodeNameB&\n" +
 	"\tIPAddress\x12\x06string\x1a\x11.status.ipAddressB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x18VirtualMachineClassReadyJ\x13SizingPolicyMatchedJ\x11BlockDevicesReadyJ\x11ProvisioningReadyJ\x1cVirtualMachineIPAddressReadyJ\aRunning\xaa\xd4\x18q\n" +
-	"\x1avirtualmachine.name.length\x12\x1fself.metadata.name.size() <= 63\x1a2metadata.name must be no longer than 63 characters\"\xb8\x0e\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestampJ\x18VirtualMachineClassReadyJ\x13SizingPolicyMatchedJ\x11BlockDevicesReadyJ\x11ProvisioningReadyJ\x1cVirtualMachineIPAddressReadyJ\x1dVirtualMachineMACAddressReadyJ\aRunning\xaa\xd4\x18q\n" +
+	"\x1avirtualmachine.name.length\x12\x1fself.metadata.name.size() <= 63\x1a2metadata.name must be no longer than 63 characters\"\xf4\x0f\n" +
 	"\x12VirtualMachineSpec\x12b\n" +
 	"\n" +
 	"run_policy\x18\x01 \x01(\x0e2\x1c.orlop.vm.v1.RunPolicy.ValueB%\xa2\xd4\x18!\n" +
@@ -3649,26 +3749,25 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\vtolerations\x18\x10 \x03(\v2\x17.orlop.vm.v1.TolerationR\vtolerations\x12e\n" +
 	"\x1btopology_spread_constraints\x18\x11 \x03(\v2%.orlop.vm.v1.TopologySpreadConstraintR\x19topologySpreadConstraints\x12:\n" +
 	"\x13priority_class_name\x18\x12 \x01(\tB\n" +
-	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x11priorityClassName\x12r\n" +
-	"\bnetworks\x18\x13 \x03(\v2\x17.orlop.vm.v1.NetworkRefB=\xbaH\x05\x92\x01\x02\x10\x10\xa2\xd4\x181*/every VM has one interface, on the main networkR\bnetworks\x12f\n" +
+	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x11priorityClassName\x12=\n" +
+	"\bnetworks\x18\x13 \x03(\v2\x17.orlop.vm.v1.NetworkRefB\b\xbaH\x05\x92\x01\x02\x10\x10R\bnetworks\x12f\n" +
 	"\vusb_devices\x18\x14 \x03(\v2\x19.orlop.vm.v1.USBDeviceRefB*\xbaH\x05\x92\x01\x02\x10\b\xa2\xd4\x18\x1e*\x1cthere is no USB pass-throughR\n" +
 	"usbDevices\x12S\n" +
 	"\x04gpus\x18\x15 \x03(\v2\x13.orlop.vm.v1.GPURefB*\xbaH\x05\x92\x01\x02\x10\x10\xa2\xd4\x18\x1e*\x1cthere is no GPU pass-throughR\x04gpus\x1a?\n" +
 	"\x11NodeSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x1c\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xee\x01\xaa\xd4\x18\xe9\x01\n" +
+	"\x17virtualmachine.networks\x12\x96\x01!has(self.networks) || self.networks.size() == 0 || (self.networks.size() == 1 && self.networks.all(n, n.type == 'Main' && (!has(n.id) || n.id == 1)))\x1a5every VM has one interface yet, of type Main and id 1B\x1c\n" +
 	"\x1a_enable_paravirtualizationB#\n" +
-	"!_termination_grace_period_seconds\"\x97\x02\n" +
+	"!_termination_grace_period_seconds\"\xfe\x02\n" +
 	"\n" +
 	"NetworkRef\x12\x1e\n" +
 	"\x02id\x18\x01 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x10(\x01H\x00R\x02id\x88\x01\x01\x12:\n" +
-	"\x04type\x18\x02 \x01(\x0e2\x1e.orlop.vm.v1.NetworkType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12\x1e\n" +
-	"\x04name\x18\x03 \x01(\tB\n" +
-	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x04name\x12R\n" +
+	"\x04type\x18\x02 \x01(\x0e2\x1e.orlop.vm.v1.NetworkType.ValueB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12@\n" +
+	"\x04name\x18\x03 \x01(\tB,\xbaH\a\xd8\x01\x01r\x02\x10\x01\xa2\xd4\x18\x1e*\x1cthe main network has no nameR\x04name\x12R\n" +
 	" virtual_machine_mac_address_name\x18\x04 \x01(\tB\n" +
-	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x1cvirtualMachineMACAddressName\x122\n" +
-	"\x0fip_address_name\x18\x05 \x01(\tB\n" +
-	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\ripAddressNameB\x05\n" +
+	"\xbaH\a\xd8\x01\x01r\x02\x10\x01R\x1cvirtualMachineMACAddressName\x12w\n" +
+	"\x0fip_address_name\x18\x05 \x01(\tBO\xbaH\a\xd8\x01\x01r\x02\x10\x01\xa2\xd4\x18A*?spec.virtualMachineIPAddressName names that of the main networkR\ripAddressNameB\x05\n" +
 	"\x03_id\"R\n" +
 	"\vNetworkType\"C\n" +
 	"\x05Value\x12\x0f\n" +
@@ -3765,7 +3864,7 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\n" +
 	"PreferSafe\x10\x02\x12\x10\n" +
 	"\fAlwaysForced\x10\x03\x12\x10\n" +
-	"\fPreferForced\x10\x04\"\x9c\a\n" +
+	"\fPreferForced\x10\x04\"\xd4\a\n" +
 	"\x14VirtualMachineStatus\x12<\n" +
 	"\x05phase\x18\x01 \x01(\x0e2&.orlop.vm.v1.VirtualMachinePhase.ValueR\x05phase\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x1d\n" +
@@ -3785,7 +3884,17 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"conditions\x18\r \x03(\v2\x18.orlop.meta.v1.ConditionB\n" +
 	"\xa2\xd4\x18\x06\"\x04typeR\n" +
 	"conditions\x12/\n" +
-	"\x13observed_generation\x18\x0e \x01(\x05R\x12observedGeneration\"\xac\x01\n" +
+	"\x13observed_generation\x18\x0e \x01(\x05R\x12observedGeneration\x126\n" +
+	"\bnetworks\x18\x0f \x03(\v2\x1a.orlop.vm.v1.NetworkStatusR\bnetworks\"\xd7\x01\n" +
+	"\rNetworkStatus\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x05R\x02id\x12\x1a\n" +
+	"\x04type\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04type\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1f\n" +
+	"\vmac_address\x18\x04 \x01(\tR\n" +
+	"macAddress\x12F\n" +
+	" virtual_machine_mac_address_name\x18\x05 \x01(\tR\x1cvirtualMachineMACAddressName\x12\x1d\n" +
+	"\n" +
+	"ip_address\x18\x06 \x01(\tR\tipAddress\"\xac\x01\n" +
 	"\x13VirtualMachinePhase\"\x94\x01\n" +
 	"\x05Value\x12\x0f\n" +
 	"\vUnspecified\x10\x00\x12\v\n" +
@@ -3950,7 +4059,7 @@ func file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP() []byte {
 }
 
 var file_orlop_vm_v1_virtual_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_orlop_vm_v1_virtual_machine_proto_goTypes = []any{
 	(NetworkType_Value)(0),                   // 0: orlop.vm.v1.NetworkType.Value
 	(RunPolicy_Value)(0),                     // 1: orlop.vm.v1.RunPolicy.Value
@@ -3985,50 +4094,51 @@ var file_orlop_vm_v1_virtual_machine_proto_goTypes = []any{
 	(*RestartApprovalMode)(nil),              // 30: orlop.vm.v1.RestartApprovalMode
 	(*LiveMigrationPolicy)(nil),              // 31: orlop.vm.v1.LiveMigrationPolicy
 	(*VirtualMachineStatus)(nil),             // 32: orlop.vm.v1.VirtualMachineStatus
-	(*VirtualMachinePhase)(nil),              // 33: orlop.vm.v1.VirtualMachinePhase
-	(*BlockDeviceStatus)(nil),                // 34: orlop.vm.v1.BlockDeviceStatus
-	(*VirtualMachineResources)(nil),          // 35: orlop.vm.v1.VirtualMachineResources
-	(*CPUResources)(nil),                     // 36: orlop.vm.v1.CPUResources
-	(*CPUTopology)(nil),                      // 37: orlop.vm.v1.CPUTopology
-	(*MemoryResources)(nil),                  // 38: orlop.vm.v1.MemoryResources
-	(*VirtualMachineStats)(nil),              // 39: orlop.vm.v1.VirtualMachineStats
-	(*PhaseTransition)(nil),                  // 40: orlop.vm.v1.PhaseTransition
-	(*LaunchTimeDuration)(nil),               // 41: orlop.vm.v1.LaunchTimeDuration
-	(*VirtualMachineMigrationState)(nil),     // 42: orlop.vm.v1.VirtualMachineMigrationState
-	(*MigrationSide)(nil),                    // 43: orlop.vm.v1.MigrationSide
-	(*MigrationResult)(nil),                  // 44: orlop.vm.v1.MigrationResult
-	(*VirtualMachinePod)(nil),                // 45: orlop.vm.v1.VirtualMachinePod
-	(*VirtualMachineVersions)(nil),           // 46: orlop.vm.v1.VirtualMachineVersions
-	(*CreateVirtualMachineRequest)(nil),      // 47: orlop.vm.v1.CreateVirtualMachineRequest
-	(*UpdateVirtualMachineRequest)(nil),      // 48: orlop.vm.v1.UpdateVirtualMachineRequest
-	(*PlanVirtualMachineUpdateRequest)(nil),  // 49: orlop.vm.v1.PlanVirtualMachineUpdateRequest
-	(*PlanVirtualMachineUpdateResponse)(nil), // 50: orlop.vm.v1.PlanVirtualMachineUpdateResponse
-	(*PlannedChange)(nil),                    // 51: orlop.vm.v1.PlannedChange
-	(*ChangeNeed)(nil),                       // 52: orlop.vm.v1.ChangeNeed
-	(*ListVirtualMachinesResponse)(nil),      // 53: orlop.vm.v1.ListVirtualMachinesResponse
-	(*WatchVirtualMachinesResponse)(nil),     // 54: orlop.vm.v1.WatchVirtualMachinesResponse
-	(*AttachConsoleRequest)(nil),             // 55: orlop.vm.v1.AttachConsoleRequest
-	(*AttachConsoleResponse)(nil),            // 56: orlop.vm.v1.AttachConsoleResponse
-	(*AttachVNCRequest)(nil),                 // 57: orlop.vm.v1.AttachVNCRequest
-	(*AttachVNCResponse)(nil),                // 58: orlop.vm.v1.AttachVNCResponse
-	nil,                                      // 59: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	(*v1.ObjectMeta)(nil),                    // 60: orlop.meta.v1.ObjectMeta
-	(*Affinity)(nil),                         // 61: orlop.vm.v1.Affinity
-	(*Toleration)(nil),                       // 62: orlop.vm.v1.Toleration
-	(*TopologySpreadConstraint)(nil),         // 63: orlop.vm.v1.TopologySpreadConstraint
-	(*structpb.Struct)(nil),                  // 64: google.protobuf.Struct
-	(*v1.Condition)(nil),                     // 65: orlop.meta.v1.Condition
-	(*timestamppb.Timestamp)(nil),            // 66: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),            // 67: google.protobuf.FieldMask
-	(*structpb.Value)(nil),                   // 68: google.protobuf.Value
-	(v1.EventType_Value)(0),                  // 69: orlop.meta.v1.EventType.Value
-	(*v1.GetRequest)(nil),                    // 70: orlop.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),                   // 71: orlop.meta.v1.ListRequest
-	(*v1.DeleteRequest)(nil),                 // 72: orlop.meta.v1.DeleteRequest
-	(*v1.WatchRequest)(nil),                  // 73: orlop.meta.v1.WatchRequest
+	(*NetworkStatus)(nil),                    // 33: orlop.vm.v1.NetworkStatus
+	(*VirtualMachinePhase)(nil),              // 34: orlop.vm.v1.VirtualMachinePhase
+	(*BlockDeviceStatus)(nil),                // 35: orlop.vm.v1.BlockDeviceStatus
+	(*VirtualMachineResources)(nil),          // 36: orlop.vm.v1.VirtualMachineResources
+	(*CPUResources)(nil),                     // 37: orlop.vm.v1.CPUResources
+	(*CPUTopology)(nil),                      // 38: orlop.vm.v1.CPUTopology
+	(*MemoryResources)(nil),                  // 39: orlop.vm.v1.MemoryResources
+	(*VirtualMachineStats)(nil),              // 40: orlop.vm.v1.VirtualMachineStats
+	(*PhaseTransition)(nil),                  // 41: orlop.vm.v1.PhaseTransition
+	(*LaunchTimeDuration)(nil),               // 42: orlop.vm.v1.LaunchTimeDuration
+	(*VirtualMachineMigrationState)(nil),     // 43: orlop.vm.v1.VirtualMachineMigrationState
+	(*MigrationSide)(nil),                    // 44: orlop.vm.v1.MigrationSide
+	(*MigrationResult)(nil),                  // 45: orlop.vm.v1.MigrationResult
+	(*VirtualMachinePod)(nil),                // 46: orlop.vm.v1.VirtualMachinePod
+	(*VirtualMachineVersions)(nil),           // 47: orlop.vm.v1.VirtualMachineVersions
+	(*CreateVirtualMachineRequest)(nil),      // 48: orlop.vm.v1.CreateVirtualMachineRequest
+	(*UpdateVirtualMachineRequest)(nil),      // 49: orlop.vm.v1.UpdateVirtualMachineRequest
+	(*PlanVirtualMachineUpdateRequest)(nil),  // 50: orlop.vm.v1.PlanVirtualMachineUpdateRequest
+	(*PlanVirtualMachineUpdateResponse)(nil), // 51: orlop.vm.v1.PlanVirtualMachineUpdateResponse
+	(*PlannedChange)(nil),                    // 52: orlop.vm.v1.PlannedChange
+	(*ChangeNeed)(nil),                       // 53: orlop.vm.v1.ChangeNeed
+	(*ListVirtualMachinesResponse)(nil),      // 54: orlop.vm.v1.ListVirtualMachinesResponse
+	(*WatchVirtualMachinesResponse)(nil),     // 55: orlop.vm.v1.WatchVirtualMachinesResponse
+	(*AttachConsoleRequest)(nil),             // 56: orlop.vm.v1.AttachConsoleRequest
+	(*AttachConsoleResponse)(nil),            // 57: orlop.vm.v1.AttachConsoleResponse
+	(*AttachVNCRequest)(nil),                 // 58: orlop.vm.v1.AttachVNCRequest
+	(*AttachVNCResponse)(nil),                // 59: orlop.vm.v1.AttachVNCResponse
+	nil,                                      // 60: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	(*v1.ObjectMeta)(nil),                    // 61: orlop.meta.v1.ObjectMeta
+	(*Affinity)(nil),                         // 62: orlop.vm.v1.Affinity
+	(*Toleration)(nil),                       // 63: orlop.vm.v1.Toleration
+	(*TopologySpreadConstraint)(nil),         // 64: orlop.vm.v1.TopologySpreadConstraint
+	(*structpb.Struct)(nil),                  // 65: google.protobuf.Struct
+	(*v1.Condition)(nil),                     // 66: orlop.meta.v1.Condition
+	(*timestamppb.Timestamp)(nil),            // 67: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),            // 68: google.protobuf.FieldMask
+	(*structpb.Value)(nil),                   // 69: google.protobuf.Value
+	(v1.EventType_Value)(0),                  // 70: orlop.meta.v1.EventType.Value
+	(*v1.GetRequest)(nil),                    // 71: orlop.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),                   // 72: orlop.meta.v1.ListRequest
+	(*v1.DeleteRequest)(nil),                 // 73: orlop.meta.v1.DeleteRequest
+	(*v1.WatchRequest)(nil),                  // 74: orlop.meta.v1.WatchRequest
 }
 var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
-	60, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
+	61, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
 	13, // 1: orlop.vm.v1.VirtualMachine.spec:type_name -> orlop.vm.v1.VirtualMachineSpec
 	32, // 2: orlop.vm.v1.VirtualMachine.status:type_name -> orlop.vm.v1.VirtualMachineStatus
 	1,  // 3: orlop.vm.v1.VirtualMachineSpec.run_policy:type_name -> orlop.vm.v1.RunPolicy.Value
@@ -4040,10 +4150,10 @@ var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
 	6,  // 9: orlop.vm.v1.VirtualMachineSpec.bootloader:type_name -> orlop.vm.v1.Bootloader.Value
 	29, // 10: orlop.vm.v1.VirtualMachineSpec.disruptions:type_name -> orlop.vm.v1.Disruptions
 	8,  // 11: orlop.vm.v1.VirtualMachineSpec.live_migration_policy:type_name -> orlop.vm.v1.LiveMigrationPolicy.Value
-	59, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	61, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
-	62, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
-	63, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
+	60, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	62, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
+	63, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
+	64, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
 	14, // 16: orlop.vm.v1.VirtualMachineSpec.networks:type_name -> orlop.vm.v1.NetworkRef
 	16, // 17: orlop.vm.v1.VirtualMachineSpec.usb_devices:type_name -> orlop.vm.v1.USBDeviceRef
 	17, // 18: orlop.vm.v1.VirtualMachineSpec.gpus:type_name -> orlop.vm.v1.GPURef
@@ -4055,63 +4165,64 @@ var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
 	4,  // 24: orlop.vm.v1.SecretRef.kind:type_name -> orlop.vm.v1.SecretKind.Value
 	7,  // 25: orlop.vm.v1.Disruptions.restart_approval_mode:type_name -> orlop.vm.v1.RestartApprovalMode.Value
 	9,  // 26: orlop.vm.v1.VirtualMachineStatus.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
-	34, // 27: orlop.vm.v1.VirtualMachineStatus.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceStatus
-	35, // 28: orlop.vm.v1.VirtualMachineStatus.resources:type_name -> orlop.vm.v1.VirtualMachineResources
-	64, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
-	39, // 30: orlop.vm.v1.VirtualMachineStatus.stats:type_name -> orlop.vm.v1.VirtualMachineStats
-	64, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
-	42, // 32: orlop.vm.v1.VirtualMachineStatus.migration_state:type_name -> orlop.vm.v1.VirtualMachineMigrationState
-	45, // 33: orlop.vm.v1.VirtualMachineStatus.virtual_machine_pods:type_name -> orlop.vm.v1.VirtualMachinePod
-	46, // 34: orlop.vm.v1.VirtualMachineStatus.versions:type_name -> orlop.vm.v1.VirtualMachineVersions
-	65, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
-	2,  // 36: orlop.vm.v1.BlockDeviceStatus.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
-	36, // 37: orlop.vm.v1.VirtualMachineResources.cpu:type_name -> orlop.vm.v1.CPUResources
-	38, // 38: orlop.vm.v1.VirtualMachineResources.memory:type_name -> orlop.vm.v1.MemoryResources
-	37, // 39: orlop.vm.v1.CPUResources.topology:type_name -> orlop.vm.v1.CPUTopology
-	40, // 40: orlop.vm.v1.VirtualMachineStats.phases_transitions:type_name -> orlop.vm.v1.PhaseTransition
-	41, // 41: orlop.vm.v1.VirtualMachineStats.launch_time_duration:type_name -> orlop.vm.v1.LaunchTimeDuration
-	66, // 42: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
-	9,  // 43: orlop.vm.v1.PhaseTransition.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
-	66, // 44: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
-	66, // 45: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
-	66, // 46: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
-	43, // 47: orlop.vm.v1.VirtualMachineMigrationState.target:type_name -> orlop.vm.v1.MigrationSide
-	43, // 48: orlop.vm.v1.VirtualMachineMigrationState.source:type_name -> orlop.vm.v1.MigrationSide
-	10, // 49: orlop.vm.v1.VirtualMachineMigrationState.result:type_name -> orlop.vm.v1.MigrationResult.Value
-	12, // 50: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	12, // 51: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	67, // 52: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
-	12, // 53: orlop.vm.v1.PlanVirtualMachineUpdateRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	51, // 54: orlop.vm.v1.PlanVirtualMachineUpdateResponse.changes:type_name -> orlop.vm.v1.PlannedChange
-	68, // 55: orlop.vm.v1.PlannedChange.current_value:type_name -> google.protobuf.Value
-	68, // 56: orlop.vm.v1.PlannedChange.desired_value:type_name -> google.protobuf.Value
-	11, // 57: orlop.vm.v1.PlannedChange.need:type_name -> orlop.vm.v1.ChangeNeed.Value
-	12, // 58: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
-	69, // 59: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
-	12, // 60: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
-	47, // 61: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
-	70, // 62: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
-	71, // 63: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
-	48, // 64: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
-	72, // 65: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
-	73, // 66: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
-	49, // 67: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:input_type -> orlop.vm.v1.PlanVirtualMachineUpdateRequest
-	55, // 68: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
-	57, // 69: orlop.vm.v1.VirtualMachineService.AttachVNC:input_type -> orlop.vm.v1.AttachVNCRequest
-	12, // 70: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	12, // 71: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	53, // 72: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
-	12, // 73: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	12, // 74: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	54, // 75: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
-	50, // 76: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:output_type -> orlop.vm.v1.PlanVirtualMachineUpdateResponse
-	56, // 77: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
-	58, // 78: orlop.vm.v1.VirtualMachineService.AttachVNC:output_type -> orlop.vm.v1.AttachVNCResponse
-	70, // [70:79] is the sub-list for method output_type
-	61, // [61:70] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	35, // 27: orlop.vm.v1.VirtualMachineStatus.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceStatus
+	36, // 28: orlop.vm.v1.VirtualMachineStatus.resources:type_name -> orlop.vm.v1.VirtualMachineResources
+	65, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
+	40, // 30: orlop.vm.v1.VirtualMachineStatus.stats:type_name -> orlop.vm.v1.VirtualMachineStats
+	65, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
+	43, // 32: orlop.vm.v1.VirtualMachineStatus.migration_state:type_name -> orlop.vm.v1.VirtualMachineMigrationState
+	46, // 33: orlop.vm.v1.VirtualMachineStatus.virtual_machine_pods:type_name -> orlop.vm.v1.VirtualMachinePod
+	47, // 34: orlop.vm.v1.VirtualMachineStatus.versions:type_name -> orlop.vm.v1.VirtualMachineVersions
+	66, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
+	33, // 36: orlop.vm.v1.VirtualMachineStatus.networks:type_name -> orlop.vm.v1.NetworkStatus
+	2,  // 37: orlop.vm.v1.BlockDeviceStatus.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
+	37, // 38: orlop.vm.v1.VirtualMachineResources.cpu:type_name -> orlop.vm.v1.CPUResources
+	39, // 39: orlop.vm.v1.VirtualMachineResources.memory:type_name -> orlop.vm.v1.MemoryResources
+	38, // 40: orlop.vm.v1.CPUResources.topology:type_name -> orlop.vm.v1.CPUTopology
+	41, // 41: orlop.vm.v1.VirtualMachineStats.phases_transitions:type_name -> orlop.vm.v1.PhaseTransition
+	42, // 42: orlop.vm.v1.VirtualMachineStats.launch_time_duration:type_name -> orlop.vm.v1.LaunchTimeDuration
+	67, // 43: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
+	9,  // 44: orlop.vm.v1.PhaseTransition.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
+	67, // 45: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
+	67, // 46: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
+	67, // 47: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
+	44, // 48: orlop.vm.v1.VirtualMachineMigrationState.target:type_name -> orlop.vm.v1.MigrationSide
+	44, // 49: orlop.vm.v1.VirtualMachineMigrationState.source:type_name -> orlop.vm.v1.MigrationSide
+	10, // 50: orlop.vm.v1.VirtualMachineMigrationState.result:type_name -> orlop.vm.v1.MigrationResult.Value
+	12, // 51: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	12, // 52: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	68, // 53: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
+	12, // 54: orlop.vm.v1.PlanVirtualMachineUpdateRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	52, // 55: orlop.vm.v1.PlanVirtualMachineUpdateResponse.changes:type_name -> orlop.vm.v1.PlannedChange
+	69, // 56: orlop.vm.v1.PlannedChange.current_value:type_name -> google.protobuf.Value
+	69, // 57: orlop.vm.v1.PlannedChange.desired_value:type_name -> google.protobuf.Value
+	11, // 58: orlop.vm.v1.PlannedChange.need:type_name -> orlop.vm.v1.ChangeNeed.Value
+	12, // 59: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
+	70, // 60: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
+	12, // 61: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
+	48, // 62: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
+	71, // 63: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
+	72, // 64: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
+	49, // 65: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
+	73, // 66: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
+	74, // 67: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
+	50, // 68: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:input_type -> orlop.vm.v1.PlanVirtualMachineUpdateRequest
+	56, // 69: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
+	58, // 70: orlop.vm.v1.VirtualMachineService.AttachVNC:input_type -> orlop.vm.v1.AttachVNCRequest
+	12, // 71: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	12, // 72: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	54, // 73: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
+	12, // 74: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	12, // 75: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	55, // 76: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
+	51, // 77: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:output_type -> orlop.vm.v1.PlanVirtualMachineUpdateResponse
+	57, // 78: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
+	59, // 79: orlop.vm.v1.VirtualMachineService.AttachVNC:output_type -> orlop.vm.v1.AttachVNCResponse
+	71, // [71:80] is the sub-list for method output_type
+	62, // [62:71] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_orlop_vm_v1_virtual_machine_proto_init() }
@@ -4123,15 +4234,15 @@ func file_orlop_vm_v1_virtual_machine_proto_init() {
 	file_orlop_vm_v1_virtual_machine_proto_msgTypes[1].OneofWrappers = []any{}
 	file_orlop_vm_v1_virtual_machine_proto_msgTypes[2].OneofWrappers = []any{}
 	file_orlop_vm_v1_virtual_machine_proto_msgTypes[9].OneofWrappers = []any{}
-	file_orlop_vm_v1_virtual_machine_proto_msgTypes[22].OneofWrappers = []any{}
-	file_orlop_vm_v1_virtual_machine_proto_msgTypes[33].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_proto_msgTypes[23].OneofWrappers = []any{}
+	file_orlop_vm_v1_virtual_machine_proto_msgTypes[34].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_virtual_machine_proto_rawDesc), len(file_orlop_vm_v1_virtual_machine_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

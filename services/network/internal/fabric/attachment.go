@@ -3,7 +3,6 @@ package fabric
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
@@ -56,16 +55,6 @@ func (a Attachment) Clash(other Attachment) error {
 		return &ConflictError{ID: other.ID, Claim: "MAC " + a.MAC.String()}
 	}
 	return nil
-}
-
-// MAC is the address of the network card of the guest with an ID: 46 bits of the ID's SHA-256 hash, as a locally
-// administered unicast address (IEEE 802, second least significant bit of the first byte set, least not). The same ID
-// has the same MAC on each machine and after each restart; two of 10,000 guests share one by a chance of 1 in a million.
-func MAC(id string) net.HardwareAddr {
-	hash := sha256.Sum256([]byte("mac " + id))
-	mac := net.HardwareAddr(hash[:6])
-	mac[0] = mac[0]&^0x01 | 0x02
-	return mac
 }
 
 // Attach puts a guest on the network of a node and says how it is plugged in. It is idempotent, and never makes anew a tap that is

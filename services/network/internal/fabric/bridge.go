@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"orlop.dev/services/network/internal/address"
 )
 
 // routeProtocol marks the routes that are ours in the kernel's table; numbers from 4 on are free for all, see
@@ -63,6 +64,9 @@ func (f *Fabric) bridgeMAC() net.HardwareAddr {
 	mac[0] = mac[0]&^0x01 | 0x02
 	return mac
 }
+
+// BridgeMAC is the address of this machine's end, which no guest may have.
+func (f *Fabric) BridgeMAC() address.MAC { return address.MAC(f.bridgeMAC()) }
 
 func (f *Fabric) configureBridge(bridge netlink.Link) error {
 	if err := f.configureDevice(bridge); err != nil {

@@ -81,7 +81,7 @@ func TestAttachRefusesWhatCannotBe(t *testing.T) {
 		"outside":         {attachment("db", "10.67.0.1"), &misfit},
 		"gateway":         {attachment("db", "10.66.10.255"), &misfit},
 		"address taken":   {attachment("db", "10.66.10.14"), &conflict},
-		"MAC taken":       {change(func(a *Attachment) { a.MAC = MAC("web") }), &conflict},
+		"MAC taken":       {change(func(a *Attachment) { a.MAC = card("web") }), &conflict},
 	} {
 		if _, err := f.Attach(context.Background(), test.wanted); !errors.As(err, test.class) {
 			t.Errorf("%s: %v, want a %T", name, err, test.class)
@@ -159,8 +159,8 @@ func TestEnsureRepairsWhatSomebodyRemoved(t *testing.T) {
 		if !found || tap.Attrs().MasterIndex != bridge.Attrs().Index {
 			t.Errorf("without %s: tap is there: %t", removed, found)
 		}
-		guest := plugIn(t, f, MAC("web"))
-		if lease := guest.lease(t, MAC("web")); !lease.Equal(net.IPv4(10, 66, 10, 14)) {
+		guest := plugIn(t, f, card("web"))
+		if lease := guest.lease(t, card("web")); !lease.Equal(net.IPv4(10, 66, 10, 14)) {
 			t.Errorf("without %s: DHCP gives %s", removed, lease)
 		}
 		inside(t, f, func() error {
@@ -265,26 +265,12 @@ func TestDestroyIsIdempotentAndStartsAnew(t *testing.T) {
 	}
 }
 
-func TestMACIsStableLocalAndUnicast(t *testing.T) {
-	if got := MAC("linux-vm").String(); got != "82:6d:f0:9f:39:13" {
-		t.Errorf("MAC(linux-vm) = %s: guests would change theirs with this release", got)
-	}
-	seen := map[string]bool{}
-	for id := range 10_000 {
-		mac := MAC(string(rune(id + 0x100)))
-		if mac[0]&3 != 2 || seen[mac.String()] {
-			t.Fatalf("MAC %s: local unicast %t, seen before %t", mac, mac[0]&3 == 2, seen[mac.String()])
-		}
-		seen[mac.String()] = true
-	}
-}
-
 func TestNoteGoesBothWaysAndFitsTheKernel(t *testing.T) {
 	longest := Attachment{
-		ID: strings.Repeat("i", 64), MAC: MAC("x"), Hostname: strings.Repeat("h", 63), Node: strings.Repeat("n", 63),
+		ID: strings.Repeat("i", 64), MAC: card("x"), Hostname: strings.Repeat("h", 63), Node: strings.Repeat("n", 63),
 		Address: netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7777"),
 	}
-	for _, a := range []Attachment{longest, attachment("web", "10.66.10.14"), {ID: "web", MAC: MAC("x"), Address: netip.MustParseAddr("10.66.10.1")}} {
+	for _, a := range []Attachment{longest, attachment("web", "10.66.10.14"), {ID: "web", MAC: card("x"), Address: netip.MustParseAddr("10.66.10.1")}} {
 		note := a.note()
 		parsed, valid := parseNote(note)
 		if !valid || parsed.note() != note || parsed.Hostname != a.Hostname || len(note) > 255 {

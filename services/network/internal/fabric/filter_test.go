@@ -119,8 +119,8 @@ func TestGuestSpeaksForItselfAlone(t *testing.T) {
 	own4, own6 := attachment("one", "10.66.10.14"), attachment("six", "fd66::14")
 	port4, port6 := attach(t, f, own4), attach(t, f, own6)
 	attach(t, f, attachment("two", "10.66.10.15"))
-	listener := plugIn(t, f, MAC("listener")).wire(t)
-	other := MAC("two")
+	listener := plugIn(t, f, card("listener")).wire(t)
+	other := card("two")
 	const solicitation, advertisement, router = 135, 136, 134
 	for _, guest := range []struct {
 		tap    string
@@ -179,7 +179,7 @@ func TestFilterFollowsTheAttachment(t *testing.T) {
 	f := started(t, freshOptions(t, "10.66.10.0/24"))
 	guest := attachment("one", "10.66.10.14")
 	tap := hold(t, f, attach(t, f, guest).Tap)
-	listener := plugIn(t, f, MAC("listener")).wire(t)
+	listener := plugIn(t, f, card("listener")).wire(t)
 	former := udp4(guest.MAC, "10.66.10.14", 1, 2)
 	guest.Address = netip.MustParseAddr("10.66.10.15")
 	attach(t, f, guest)

@@ -66,10 +66,10 @@ func TestGuestGetsItsLeasedAddressAndStrangersGetNone(t *testing.T) {
 	f := started(t, options)
 	wanted := attachment("web", "10.66.10.14")
 	attach(t, f, wanted)
-	stranger, guest := plugIn(t, f, MAC("stranger")), plugIn(t, f, wanted.MAC)
+	stranger, guest := plugIn(t, f, card("stranger")), plugIn(t, f, wanted.MAC)
 
 	// The server answers in order. So once the guest has its answer, the stranger's, sent before, would be there.
-	discover, err := dhcpv4.NewDiscovery(MAC("stranger"), dhcpv4.WithBroadcast(true))
+	discover, err := dhcpv4.NewDiscovery(card("stranger"), dhcpv4.WithBroadcast(true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,8 +107,8 @@ func (s stand) send(t *testing.T, message *dhcpv4.DHCPv4) (wire net.PacketConn) 
 func TestGuestThatRemembersAnotherAddressIsToldToAskAnew(t *testing.T) {
 	f := started(t, freshOptions(t, "10.66.10.0/24"))
 	attach(t, f, attachment("web", "10.66.10.14"))
-	guest := plugIn(t, f, MAC("web"))
-	remembered, err := dhcpv4.New(dhcpv4.WithHwAddr(MAC("web")), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest),
+	guest := plugIn(t, f, card("web"))
+	remembered, err := dhcpv4.New(dhcpv4.WithHwAddr(card("web")), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest),
 		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.IPv4(10, 66, 10, 15).To4())))
 	if err != nil {
 		t.Fatal(err)
@@ -134,10 +134,10 @@ func TestGuestThatRemembersAnotherAddressIsToldToAskAnew(t *testing.T) {
 func TestGuestIsToldANewAddressAfterItsAttachmentChanged(t *testing.T) {
 	f := started(t, freshOptions(t, "10.66.10.0/24"))
 	attach(t, f, attachment("web", "10.66.10.14"))
-	guest := plugIn(t, f, MAC("web"))
-	first := guest.lease(t, MAC("web"))
+	guest := plugIn(t, f, card("web"))
+	first := guest.lease(t, card("web"))
 	attach(t, f, attachment("web", "10.66.10.15"))
-	if second := guest.lease(t, MAC("web")); first.String() != "10.66.10.14" || second.String() != "10.66.10.15" {
+	if second := guest.lease(t, card("web")); first.String() != "10.66.10.14" || second.String() != "10.66.10.15" {
 		t.Errorf("told %s, then %s", first, second)
 	}
 }
@@ -146,12 +146,12 @@ func TestNextProcessAnswersBeforeAnythingIsAttachedAgain(t *testing.T) {
 	options := freshOptions(t, "10.66.10.0/24")
 	f := started(t, options)
 	attach(t, f, attachment("web", "10.66.10.14"))
-	guest := plugIn(t, f, MAC("web"))
+	guest := plugIn(t, f, card("web"))
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	started(t, options)
-	if told := guest.lease(t, MAC("web")); told.String() != "10.66.10.14" {
+	if told := guest.lease(t, card("web")); told.String() != "10.66.10.14" {
 		t.Errorf("told %s", told)
 	}
 }
@@ -171,7 +171,7 @@ func TestBusyboxGuestIsReachedByItsAddress(t *testing.T) {
 	}
 	f := started(t, freshOptions(t, "10.66.11.0/24"))
 	attach(t, f, attachment("web", "10.66.11.254"))
-	guest := plugIn(t, f, MAC("web"))
+	guest := plugIn(t, f, card("web"))
 	script := filepath.Join(t.TempDir(), "script")
 	if err := os.WriteFile(script, []byte(udhcpcScript), 0o755); err != nil {
 		t.Fatal(err)
@@ -196,7 +196,7 @@ func TestGuestsOfSeveralCIDRsReachEachOther(t *testing.T) {
 		wanted := attachment(id, id)
 		wanted.Hostname = ""
 		port := attach(t, f, wanted)
-		guests[id] = plugIn(t, f, MAC(id))
+		guests[id] = plugIn(t, f, card(id))
 		guests[id].configure(t, port)
 		targets[id] = guests[id].greet(t, port.Address.Addr(), id)
 		if said := fetch(t, f.DialContext, targets[id]); !strings.HasPrefix(said, id) {
@@ -218,7 +218,7 @@ func TestGuestsOfSeveralCIDRsReachEachOther(t *testing.T) {
 func TestGuestReachesWhatListensOnItsGateway(t *testing.T) {
 	f := started(t, freshOptions(t, "10.66.10.0/24"))
 	port := attach(t, f, attachment("web", "10.66.10.14"))
-	guest := plugIn(t, f, MAC("web"))
+	guest := plugIn(t, f, card("web"))
 	guest.configure(t, port)
 	listener, err := f.Listen(context.Background(), "tcp", netip.AddrPortFrom(port.Gateway, 0).String())
 	if err != nil {
@@ -239,7 +239,7 @@ func TestGuestReachesWhatListensOnItsGateway(t *testing.T) {
 func TestHostSendsToTheLeaseholderOnly(t *testing.T) {
 	f := started(t, freshOptions(t, "10.66.10.0/24"))
 	port := attach(t, f, attachment("web", "10.66.10.14"))
-	honest, thief := plugIn(t, f, MAC("web")), plugIn(t, f, MAC("thief"))
+	honest, thief := plugIn(t, f, card("web")), plugIn(t, f, card("thief"))
 	honest.configure(t, port)
 	thief.configure(t, port)
 	target := honest.greet(t, port.Address.Addr(), "honest")

@@ -69,8 +69,11 @@ func started(t *testing.T, options Options) *Fabric {
 	return f
 }
 
+// card is a MAC of its own for each guest.
+func card(id string) net.HardwareAddr { return address.DeriveMAC(id, 0).Hardware() }
+
 func attachment(id, at string) Attachment {
-	return Attachment{ID: id, MAC: MAC(id), Address: netip.MustParseAddr(at), Hostname: id}
+	return Attachment{ID: id, MAC: card(id), Address: netip.MustParseAddr(at), Hostname: id}
 }
 
 func attach(t *testing.T, f *Fabric, a Attachment) Port {

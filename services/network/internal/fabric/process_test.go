@@ -46,7 +46,7 @@ func TestKilledProcessIsFollowedByAnother(t *testing.T) {
 		for _, id := range []string{"vm1", "vm2"} {
 			attach(t, next, attachment(id, "10.66.10."+id[2:]))
 		}
-		if guest := plugIn(t, next, MAC("vm2")); guest.lease(t, MAC("vm2")).String() != "10.66.10.2" {
+		if guest := plugIn(t, next, card("vm2")); guest.lease(t, card("vm2")).String() != "10.66.10.2" {
 			t.Errorf("after %d lines: vm2 was told another address", lines)
 		}
 		if err := next.Destroy(context.Background()); err != nil {

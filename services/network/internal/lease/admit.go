@@ -2,40 +2,37 @@ package lease
 
 import (
 	"context"
-	"net/netip"
 
 	"google.golang.org/protobuf/proto"
 
-	networkv1 "orlop.dev/gen/orlop/network/v1"
 	"orlop.dev/kit/fault"
-	"orlop.dev/services/network/internal/address"
 )
 
 // Admit judges what callers do with leases. The service makes them itself and
 // past this; what may come this way is one that is put back after the store was
 // lost.
-func (b *Book) Admit(_ context.Context, old, l *networkv1.VirtualMachineIPAddressLease) error {
+func (b *Book[A, L]) Admit(_ context.Context, old, l L) error {
 	switch {
-	case l == nil:
+	case missing(l):
 		return nil
-	case old == nil:
+	case missing(old):
 		return b.admitNew(l)
-	case !proto.Equal(old.GetSpec(), l.GetSpec()):
-		return fault.Refuse("spec", "FieldValueForbidden", "is the network service's to write: change the VirtualMachineIPAddress")
+	case !proto.Equal(b.form.Spec(old), b.form.Spec(l)):
+		return fault.Refuse("spec", "FieldValueForbidden", "is the network service's to write: change the %s", b.form.Owner)
 	}
 	return nil
 }
 
-func (b *Book) admitNew(l *networkv1.VirtualMachineIPAddressLease) error {
-	at, err := address.ParseLeaseName(l.GetMetadata().GetName())
+func (b *Book[A, L]) admitNew(l L) error {
+	at, err := b.space.ParseName(l.GetMetadata().GetName())
 	if err != nil {
-		return fault.Refuse("metadata.name", "FieldValueInvalid", "must be the address with dashes, as in ip-10-66-10-14")
+		return fault.Refuse("metadata.name", "FieldValueInvalid", "must be the address with dashes, as in %s", b.form.Example)
 	}
-	if misfit := b.pool.Check(at); misfit != nil {
+	if misfit := b.space.Check(at); misfit != nil {
 		return fault.Refuse("metadata.name", "FieldValueInvalid", "%s", misfit)
 	}
-	if ref := l.GetSpec().GetVirtualMachineIpAddressRef(); ref.GetName() == "" || ref.GetNamespace() == "" {
-		return fault.Refuse("spec.virtualMachineIPAddressRef", "FieldValueRequired", "must name a VirtualMachineIPAddress")
+	if ref := b.form.Ref(l); ref.Name == "" || ref.Namespace == "" {
+		return fault.Refuse(b.form.RefField, "FieldValueRequired", "must name a %s", b.form.Owner)
 	}
 	return nil
 }
@@ -43,15 +40,18 @@ func (b *Book) admitNew(l *networkv1.VirtualMachineIPAddressLease) error {
 // AdmitAddress refuses, for people who ask, an address that Take would refuse
 // them too. One that is kept for another namespace for a while is let pass: the
 // wait is shown.
-func (b *Book) AdmitAddress(owner Owner, wanted netip.Addr) error {
-	l, err := b.store.Get(keyOf(wanted))
+func (b *Book[A, L]) AdmitAddress(owner Owner, wanted A) error {
+	l, err := b.store.Get(b.keyOf(wanted))
 	if fault.Is(err, fault.NotFound) {
 		return nil
 	}
-	ref := l.GetSpec().GetVirtualMachineIpAddressRef()
-	if err != nil || ref.GetName() == "" || ref.GetName() == owner.Name && ref.GetNamespace() == owner.Namespace {
+	if err != nil {
 		return err
 	}
-	return fault.Refuse("spec.staticIP", "FieldValueDuplicate", "address %s belongs to VirtualMachineIPAddress %s/%s",
-		wanted, ref.GetNamespace(), ref.GetName())
+	ref := b.form.Ref(l)
+	if ref.Name == "" || ref == owner.ref() {
+		return nil
+	}
+	return fault.Refuse(b.form.AddressField, "FieldValueDuplicate", "address %s belongs to %s %s/%s",
+		wanted, b.form.Owner, ref.Namespace, ref.Name)
 }

@@ -19,7 +19,7 @@ func BenchmarkAllocate(b *testing.B) {
 	for _, leases := range []int{0, 16 << 10, 64 << 10} {
 		b.Run(fmt.Sprint("leases=", leases), func(b *testing.B) {
 			store := startLeases(b, etcdtest.Start(b, etcdtest.Durable))
-			book := NewBook(store, pool(b, "10.64.0.0/14"), newClock().Now)
+			book := newBook(store, pool(b, "10.64.0.0/14"), newClock().Now)
 			fill(b, book, leases)
 			var serial atomic.Int64
 			for _, callers := range []int{1, 8, 64} {
@@ -45,7 +45,7 @@ func BenchmarkAllocate(b *testing.B) {
 }
 
 // fill takes so many addresses.
-func fill(b *testing.B, book *Book, count int) {
+func fill(b *testing.B, book *ipBook, count int) {
 	b.Helper()
 	var group errgroup.Group
 	group.SetLimit(256)

@@ -46,7 +46,17 @@ func (c *clock) boot(name string) {
 	c.now = Instant{Boot: name}
 }
 
-type leases = resource.Collection[*networkv1.VirtualMachineIPAddressLease]
+type (
+	leases       = resource.Collection[*networkv1.VirtualMachineIPAddressLease]
+	ipBook       = Book[netip.Addr, *networkv1.VirtualMachineIPAddressLease]
+	ipReconciler = Reconciler[netip.Addr, *networkv1.VirtualMachineIPAddressLease]
+)
+
+func newBook(store *leases, pool *address.Pool, now func() (Instant, error)) *ipBook {
+	return NewBook(store, IPs(pool), IPForm(), now)
+}
+
+func ipKey(at netip.Addr) resource.Key { return resource.Key{Name: address.LeaseName(at)} }
 
 // startLeases runs a collection, as one replica of the service does.
 func startLeases(t testing.TB, client *clientv3.Client) *leases {
@@ -71,9 +81,11 @@ func startLeases(t testing.TB, client *clientv3.Client) *leases {
 	return c
 }
 
+func parsePool(cidr string) (*address.Pool, error) { return address.ParsePool([]string{cidr}, nil) }
+
 func pool(t testing.TB, cidr string) *address.Pool {
 	t.Helper()
-	p, err := address.ParsePool([]string{cidr}, nil)
+	p, err := parsePool(cidr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,9 +96,9 @@ func pool(t testing.TB, cidr string) *address.Pool {
 type scene struct {
 	t     *testing.T
 	store *leases
-	book  *Book
+	book  *ipBook
 	clock *clock
-	rules *Reconciler
+	rules *ipReconciler
 	// claimants are the VirtualMachineIPAddresses that are there.
 	claimants map[resource.Key]Claimant
 }
@@ -94,8 +106,8 @@ type scene struct {
 func newScene(t *testing.T, cidr string) *scene {
 	t.Helper()
 	s := &scene{t: t, store: startLeases(t, etcdtest.Start(t)), clock: newClock(), claimants: map[resource.Key]Claimant{}}
-	s.book = NewBook(s.store, pool(t, cidr), s.clock.Now)
-	s.rules = &Reconciler{Book: s.book, Now: time.Now, Claimant: func(key resource.Key) (Claimant, bool, error) {
+	s.book = newBook(s.store, pool(t, cidr), s.clock.Now)
+	s.rules = &ipReconciler{Book: s.book, Now: time.Now, Claimant: func(_ context.Context, key resource.Key, _ bool) (Claimant, bool, error) {
 		c, found := s.claimants[key]
 		return c, found, nil
 	}}
@@ -105,7 +117,7 @@ func newScene(t *testing.T, cidr string) *scene {
 // look reconciles a lease as the loop does, and says when it would again.
 func (s *scene) look(at netip.Addr) time.Duration {
 	s.t.Helper()
-	l, err := s.store.Get(keyOf(at))
+	l, err := s.store.Get(ipKey(at))
 	if fault.Is(err, fault.NotFound) {
 		return 0
 	}
@@ -116,11 +128,11 @@ func (s *scene) look(at netip.Addr) time.Duration {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if _, err := s.store.UpdateStatus(s.t.Context(), keyOf(at), "", result.Status); err != nil && !fault.Is(err, fault.NotFound) {
+	if _, err := s.store.UpdateStatus(s.t.Context(), ipKey(at), "", result.Status); err != nil && !fault.Is(err, fault.NotFound) {
 		s.t.Fatal(err)
 	}
 	if result.Finalized {
-		if _, err := s.store.RemoveFinalizer(s.t.Context(), keyOf(at), "test/cleanup"); err != nil {
+		if _, err := s.store.RemoveFinalizer(s.t.Context(), ipKey(at), "test/cleanup"); err != nil {
 			s.t.Fatal(err)
 		}
 	}
@@ -132,7 +144,7 @@ func (s *scene) lookTwice(at netip.Addr) { s.look(at); s.look(at) }
 
 func (s *scene) gone(at netip.Addr) bool {
 	s.t.Helper()
-	_, err := s.store.Get(keyOf(at))
+	_, err := s.store.Get(ipKey(at))
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		s.t.Fatal(err)
 	}
@@ -153,9 +165,9 @@ func (s *scene) release(owner Owner, at netip.Addr) {
 	}
 }
 
-func wantReason(t *testing.T, err error, reason string) {
+func wantReason(t *testing.T, err error, reason Reason) {
 	t.Helper()
-	if fault.ReasonOf(err) != reason {
+	if fault.ReasonOf(err) != IPForm().Reason(reason) {
 		t.Errorf("got %v, want reason %q", err, reason)
 	}
 }
@@ -172,11 +184,11 @@ func TestTakeIsIdempotentAndRefusesOthers(t *testing.T) {
 	s.take(web, at)
 	s.take(web, at)
 	ctx := t.Context()
-	wantReason(t, s.book.Take(ctx, owner("default", "other"), at), ReasonAlreadyExists)
-	wantReason(t, s.book.Take(ctx, Owner{Namespace: "default", Name: "web", UID: "another"}, at), ReasonAlreadyExists)
-	wantReason(t, s.book.Take(ctx, web, netip.MustParseAddr("10.66.10.0")), ReasonOutOfRange)
-	wantReason(t, s.book.Take(ctx, web, netip.MustParseAddr("10.66.10.255")), ReasonOutOfRange)
-	wantReason(t, s.book.Take(ctx, web, netip.MustParseAddr("10.66.20.77")), ReasonOutOfRange)
+	wantReason(t, s.book.Take(ctx, owner("default", "other"), at), AlreadyExists)
+	wantReason(t, s.book.Take(ctx, Owner{Namespace: "default", Name: "web", UID: "another"}, at), AlreadyExists)
+	wantReason(t, s.book.Take(ctx, web, netip.MustParseAddr("10.66.10.0")), OutOfRange)
+	wantReason(t, s.book.Take(ctx, web, netip.MustParseAddr("10.66.10.255")), OutOfRange)
+	wantReason(t, s.book.Take(ctx, web, netip.MustParseAddr("10.66.20.77")), OutOfRange)
 	if held, err := s.book.Holds(web, at); err != nil || !held {
 		t.Errorf("held %v, %v", held, err)
 	}
@@ -189,8 +201,8 @@ func TestReleasedAddressIsKeptForItsNamespace(t *testing.T) {
 	s.release(web, at)
 	s.clock.move(Retention - time.Second)
 	s.look(at)
-	wantReason(t, s.book.Take(t.Context(), stranger, at), ReasonNotReady)
-	l, err := s.store.Get(keyOf(at))
+	wantReason(t, s.book.Take(t.Context(), stranger, at), NotReady)
+	l, err := s.store.Get(ipKey(at))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +241,7 @@ func TestLeaseAtItsEndIsNotTakenAgain(t *testing.T) {
 	s.release(web, at)
 	s.clock.move(Retention)
 	s.look(at) // is being deleted, and will be gone at the next look
-	wantReason(t, s.book.Take(t.Context(), web, at), ReasonNotReady)
+	wantReason(t, s.book.Take(t.Context(), web, at), NotReady)
 	s.look(at)
 	s.take(web, at)
 }
@@ -262,7 +274,7 @@ func TestLeaseThatIsTakenAgainDoesNotExpire(t *testing.T) {
 	s.claimants[web.key()] = Claimant{UID: web.UID, Address: at.String()}
 	s.take(web, at)
 	s.release(web, at)
-	old, err := s.store.Get(keyOf(at))
+	old, err := s.store.Get(ipKey(at))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +284,7 @@ func TestLeaseThatIsTakenAgainDoesNotExpire(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.lookTwice(at)
-	l, err := s.store.Get(keyOf(at))
+	l, err := s.store.Get(ipKey(at))
 	if err != nil || resource.Terminating(l) || l.GetStatus().GetPhase() != networkv1.LeasePhase_Bound {
 		t.Errorf("%v, %v", l, err)
 	}
@@ -298,7 +310,7 @@ func TestLeaseOfNobodyIsReleased(t *testing.T) {
 				s.claimants[web.key()] = *test.claimant
 			}
 			s.lookTwice(at)
-			l, err := s.store.Get(keyOf(at))
+			l, err := s.store.Get(ipKey(at))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -331,7 +343,7 @@ func TestPickGivesEachAddressOnceAndThenSaysThatThereIsNone(t *testing.T) {
 		t.Errorf("picked %v", seen)
 	}
 	_, err := s.book.Pick(t.Context(), owner("default", "late"))
-	wantReason(t, err, ReasonExhausted)
+	wantReason(t, err, Exhausted)
 	if !fault.Is(err, fault.Exhausted) {
 		t.Errorf("class %s", fault.ClassOf(err))
 	}
@@ -344,8 +356,8 @@ func TestNextProcessFindsTheLeaseOfAnOwnerThatWasNotTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := NewBook(s.store, s.book.pool, s.clock.Now)
-	l, err := s.store.Get(keyOf(picked))
+	next := NewBook(s.store, s.book.space, IPForm(), s.clock.Now)
+	l, err := s.store.Get(ipKey(picked))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,6 +370,10 @@ func TestNextProcessFindsTheLeaseOfAnOwnerThatWasNotTold(t *testing.T) {
 	}
 }
 
+func refTo(owner Owner) *networkv1.VirtualMachineIPAddressRef {
+	return IPForm().New(owner.ref()).GetSpec().GetVirtualMachineIpAddressRef()
+}
+
 func TestAdmission(t *testing.T) {
 	s := newScene(t, "10.66.10.0/24")
 	named := func(name string, ref *networkv1.VirtualMachineIPAddressRef) *networkv1.VirtualMachineIPAddressLease {
@@ -366,7 +382,7 @@ func TestAdmission(t *testing.T) {
 			Spec:     &networkv1.VirtualMachineIPAddressLeaseSpec{VirtualMachineIpAddressRef: ref},
 		}
 	}
-	ref := owner("default", "web").ref()
+	ref := refTo(owner("default", "web"))
 	tests := map[string]struct {
 		old, new *networkv1.VirtualMachineIPAddressLease
 		field    string
@@ -376,7 +392,7 @@ func TestAdmission(t *testing.T) {
 		"another spelling":    {nil, named("ip-10-66-10-014", ref), "metadata.name"},
 		"outside of the pool": {nil, named("ip-10-66-20-14", ref), "metadata.name"},
 		"of nobody":           {nil, named("ip-10-66-10-14", nil), "spec.virtualMachineIPAddressRef"},
-		"given to another":    {named("ip-10-66-10-14", ref), named("ip-10-66-10-14", owner("default", "b").ref()), "spec"},
+		"given to another":    {named("ip-10-66-10-14", ref), named("ip-10-66-10-14", refTo(owner("default", "b"))), "spec"},
 		"deleted":             {named("ip-10-66-10-14", ref), nil, ""},
 	}
 	for name, test := range tests {

@@ -63,6 +63,11 @@ func checkHistory(changes []change) error {
 	return nil
 }
 
+func ownerKey(l *networkv1.VirtualMachineIPAddressLease) (resource.Key, bool) {
+	ref := IPForm().Ref(l)
+	return resource.Key{Namespace: ref.Namespace, Name: ref.Name}, ref.Name != ""
+}
+
 // history reads from etcd all that ever happened to leases.
 func history(t *testing.T, client *clientv3.Client) []change {
 	t.Helper()
@@ -90,7 +95,7 @@ func history(t *testing.T, client *clientv3.Client) []change {
 			if err := proto.Unmarshal(event.Kv.Value, &l); err != nil {
 				t.Fatal(err)
 			}
-			key, owned := OwnerKey(&l)
+			key, owned := ownerKey(&l)
 			if !owned {
 				key = resource.Key{}
 			}
@@ -125,14 +130,14 @@ func TestNoAddressIsEverGivenTwice(t *testing.T) {
 	client := etcdtest.Start(t)
 	uptime := newClock()
 	addresses := pool(t, "10.66.10.0/28")
-	books := []*Book{
-		NewBook(startLeases(t, client), addresses, uptime.Now),
-		NewBook(startLeases(t, client), addresses, uptime.Now),
+	books := []*ipBook{
+		newBook(startLeases(t, client), addresses, uptime.Now),
+		newBook(startLeases(t, client), addresses, uptime.Now),
 	}
 	seen := &ledger{users: map[netip.Addr]string{}}
 	var group errgroup.Group
 	for i := range users {
-		u := user{t: t, book: books[i%2], ledger: seen, next: func() (*Book, error) { return successor(t, client, addresses, uptime) }, random: rand.New(rand.NewPCG(1, uint64(i))),
+		u := user{t: t, book: books[i%2], ledger: seen, next: func() (*ipBook, error) { return successor(t, client, addresses, uptime) }, random: rand.New(rand.NewPCG(1, uint64(i))),
 			owner: owner([]string{"default", "elsewhere"}[i%3%2], fmt.Sprint("user", i))}
 		group.Go(func() error { return u.live(rounds) })
 	}
@@ -162,18 +167,18 @@ const crashEvery = 20
 // user takes and releases addresses.
 type user struct {
 	t      *testing.T
-	book   *Book
+	book   *ipBook
 	ledger *ledger
 	owner  Owner
 	random *rand.Rand
 	// next is a replica that knows only what is in etcd.
-	next func() (*Book, error)
+	next func() (*ipBook, error)
 }
 
 // successor is the book of a process that starts now.
-func successor(t *testing.T, client *clientv3.Client, addresses *address.Pool, uptime *clock) (*Book, error) {
+func successor(t *testing.T, client *clientv3.Client, addresses *address.Pool, uptime *clock) (*ipBook, error) {
 	store := startLeases(t, client)
-	book := NewBook(store, addresses, uptime.Now)
+	book := newBook(store, addresses, uptime.Now)
 	all, err := store.All("", nil)
 	for _, l := range all {
 		book.Observe(l)
@@ -194,7 +199,7 @@ func (u *user) crash() (netip.Addr, error) {
 	}
 	found, taken, err := u.book.Find(u.owner)
 	if err == nil && !taken {
-		err = fault.New(fault.NotReady, ReasonNotReady, "nothing was taken")
+		err = fault.New(fault.NotReady, string(NotReady), "nothing was taken")
 	}
 	return found, err
 }
@@ -255,9 +260,9 @@ func (u *user) get() (netip.Addr, error) {
 }
 
 // expire lets time pass and deletes leases, as their loop does.
-func expire(t *testing.T, book *Book, uptime *clock, stop chan struct{}) error {
+func expire(t *testing.T, book *ipBook, uptime *clock, stop chan struct{}) error {
 	store := book.store.(*leases)
-	rules := &Reconciler{Book: book, Now: time.Now, Claimant: func(resource.Key) (Claimant, bool, error) {
+	rules := &ipReconciler{Book: book, Now: time.Now, Claimant: func(context.Context, resource.Key, bool) (Claimant, bool, error) {
 		return Claimant{}, true, nil
 	}}
 	for {
@@ -272,7 +277,7 @@ func expire(t *testing.T, book *Book, uptime *clock, stop chan struct{}) error {
 			return err
 		}
 		for _, l := range all {
-			if _, owned := OwnerKey(l); owned {
+			if _, owned := ownerKey(l); owned {
 				continue
 			}
 			result, err := rules.Reconcile(t.Context(), l)

@@ -3,7 +3,6 @@ package lease
 import (
 	"sync"
 
-	networkv1 "orlop.dev/gen/orlop/network/v1"
 	"orlop.dev/kit/resource"
 )
 
@@ -37,14 +36,14 @@ func (i *index) remove(owner resource.Key, name string) {
 }
 
 // Observe tells the book of a lease that is there, as one of an earlier process.
-func (b *Book) Observe(l *networkv1.VirtualMachineIPAddressLease) {
-	if owner, owned := OwnerKey(l); owned {
+func (b *Book[A, L]) Observe(l L) {
+	if owner, owned := b.OwnerKey(l); owned {
 		b.index.put(owner, l.GetMetadata().GetName())
 	}
 }
 
-// OwnerKey names the VirtualMachineIPAddress that has a lease, if any.
-func OwnerKey(l *networkv1.VirtualMachineIPAddressLease) (resource.Key, bool) {
-	ref := l.GetSpec().GetVirtualMachineIpAddressRef()
-	return resource.Key{Namespace: ref.GetNamespace(), Name: ref.GetName()}, ref.GetName() != ""
+// OwnerKey names the owner of a lease, if any.
+func (b *Book[A, L]) OwnerKey(l L) (resource.Key, bool) {
+	ref := b.form.Ref(l)
+	return resource.Key{Namespace: ref.Namespace, Name: ref.Name}, ref.Name != ""
 }

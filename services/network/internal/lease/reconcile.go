@@ -4,12 +4,13 @@ import (
 	"context"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile"
 	"orlop.dev/kit/reconcile/condition"
 	"orlop.dev/kit/resource"
-	"orlop.dev/services/network/internal/address"
 )
 
 const (
@@ -19,7 +20,7 @@ const (
 	decisionPoll = time.Minute
 )
 
-// Claimant is a VirtualMachineIPAddress as its lease sees it.
+// Claimant is an owner as its lease sees it.
 type Claimant struct {
 	UID string
 	// Address that it says it has; empty if it has not decided yet.
@@ -28,17 +29,21 @@ type Claimant struct {
 
 // Reconciler looks after leases: one whose owner is gone is released, one that
 // was released long enough ago is deleted.
-type Reconciler struct {
-	Book *Book
-	// Claimant finds the VirtualMachineIPAddress of that name; false if there is
-	// none.
-	Claimant func(key resource.Key) (Claimant, bool, error)
+type Reconciler[A Address, L resource.Object] struct {
+	Book *Book[A, L]
+	// Claimant finds the owner of that name; false if there is none. One that is
+	// fresh is read from the store itself: a copy may lag behind a lease that was
+	// written with its owner.
+	Claimant func(ctx context.Context, key resource.Key, fresh bool) (Claimant, bool, error)
 	Now      func() time.Time
 }
 
 // Reconcile implements reconcile.Reconciler.
-func (r *Reconciler) Reconcile(ctx context.Context, l *networkv1.VirtualMachineIPAddressLease) (reconcile.Result, error) {
-	owned, decided, err := r.owned(l)
+func (r *Reconciler[A, L]) Reconcile(ctx context.Context, l L) (reconcile.Result, error) {
+	owned, decided, err := r.owned(ctx, l, false)
+	if err == nil && !owned {
+		owned, decided, err = r.owned(ctx, l, true)
+	}
 	switch {
 	case err != nil:
 		return reconcile.Result{}, err
@@ -55,40 +60,40 @@ func (r *Reconciler) Reconcile(ctx context.Context, l *networkv1.VirtualMachineI
 
 // owned reports whether the one that the lease names is there and means it, and
 // whether it has decided that this is its lease.
-func (r *Reconciler) owned(l *networkv1.VirtualMachineIPAddressLease) (owned, decided bool, err error) {
-	key, named := OwnerKey(l)
+func (r *Reconciler[A, L]) owned(ctx context.Context, l L, fresh bool) (owned, decided bool, err error) {
+	key, named := r.Book.OwnerKey(l)
 	if !named {
 		return false, false, nil
 	}
-	claimant, found, err := r.Claimant(key)
+	claimant, found, err := r.Claimant(ctx, key, fresh)
 	if err != nil || !found {
 		return false, false, err
 	}
-	at, err := address.ParseLeaseName(l.GetMetadata().GetName())
+	at, err := r.Book.space.ParseName(l.GetMetadata().GetName())
 	if err != nil {
 		return false, false, nil //nolint:nilerr // Admit lets no such name in
 	}
 	owner := Owner{Namespace: key.Namespace, Name: key.Name, UID: claimant.UID}
 	decided = claimant.Address != ""
-	return owner.owns(l) && (!decided || claimant.Address == at.String()), decided, nil
+	return r.Book.owns(owner, l) && (!decided || claimant.Address == at.String()), decided, nil
 }
 
 // expire brings a lease that nobody has nearer to its end, and says when to look
 // again.
-func (r *Reconciler) expire(ctx context.Context, l *networkv1.VirtualMachineIPAddressLease) (time.Duration, error) {
+func (r *Reconciler[A, L]) expire(ctx context.Context, l L) (time.Duration, error) {
 	now, err := r.Book.now()
 	if err != nil {
 		return 0, err
 	}
 	version := l.GetMetadata().GetResourceVersion()
-	_, named := OwnerKey(l)
+	_, named := r.Book.OwnerKey(l)
 	released, stamped := parseInstant(l.GetMetadata().GetAnnotations()[releasedAnnotation])
 	passed, known := now.elapsed(released)
 	switch {
 	case named, !stamped, !known:
 		// Its owner went without a word, or the machine was booted since: the time
 		// begins now, as it may only be longer.
-		return Retention, r.Book.release(ctx, resource.KeyOf(l), func(present *networkv1.VirtualMachineIPAddressLease) bool {
+		return Retention, r.Book.release(ctx, resource.KeyOf(l), func(present L) bool {
 			return present.GetMetadata().GetResourceVersion() == version
 		})
 	case passed < Retention:
@@ -102,10 +107,10 @@ func (r *Reconciler) expire(ctx context.Context, l *networkv1.VirtualMachineIPAd
 }
 
 // status says what was observed.
-func (r *Reconciler) status(l *networkv1.VirtualMachineIPAddressLease, owned bool) *networkv1.VirtualMachineIPAddressLeaseStatus {
-	meta := l.GetMetadata()
-	list := condition.List{Old: l.GetStatus().GetConditions(), Generation: meta.GetGeneration(), Now: r.Now()}
-	status := &networkv1.VirtualMachineIPAddressLeaseStatus{ObservedGeneration: meta.GetGeneration()}
+func (r *Reconciler[A, L]) status(l L, owned bool) proto.Message {
+	generation := l.GetMetadata().GetGeneration()
+	list := condition.List{Old: r.Book.form.Status(l).Conditions, Generation: generation, Now: r.Now()}
+	status := Status{ObservedGeneration: generation}
 	if owned {
 		status.Phase = networkv1.LeasePhase_Bound
 		list.True(typeBound, "Bound", "")
@@ -114,5 +119,5 @@ func (r *Reconciler) status(l *networkv1.VirtualMachineIPAddressLease, owned boo
 		list.False(typeBound, "Released", "The address is kept for its namespace for "+Retention.String()+" after it was given back.")
 	}
 	status.Conditions = list.Conditions()
-	return status
+	return r.Book.form.NewStatus(status)
 }

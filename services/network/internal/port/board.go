@@ -42,10 +42,18 @@ type Addresses interface {
 	Get(key resource.Key) (*networkv1.VirtualMachineIPAddress, error)
 }
 
+// Cards are the VirtualMachineMACAddresses.
+type Cards interface {
+	// Card returns the MAC that a VM has claimed, by the VM's UID. Class NotReady if
+	// it has none.
+	Card(namespace, uid string) (address.MAC, error)
+}
+
 // Board is where guests are plugged in. It is safe for concurrent use.
 type Board struct {
 	Network   Network
 	Addresses Addresses
+	Cards     Cards
 	Pool      *address.Pool
 	Mode      fabric.Mode
 
@@ -73,6 +81,13 @@ func (b *Board) Plug(ctx context.Context, key resource.Key, holderUID string) (*
 	}
 	wanted, err := attachment(ip, holder)
 	if err != nil {
+		return nil, err
+	}
+	mac, err := b.Cards.Card(key.Namespace, holderUID)
+	switch {
+	case err == nil:
+		wanted.MAC = mac.Hardware()
+	case holder.GetActive() || !fault.Is(err, fault.NotReady):
 		return nil, err
 	}
 	if holder.GetActive() {
@@ -182,8 +197,7 @@ func holderOf(ip *networkv1.VirtualMachineIPAddress, uid string) *metav1.Holder 
 	return nil
 }
 
-// attachment is what the network is told of a holder. The card's address follows
-// from the VirtualMachineIPAddress, so both move together to another VM.
+// attachment is what the network is told of a holder, but its MAC.
 func attachment(ip *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) (fabric.Attachment, error) {
 	at, err := netip.ParseAddr(ip.GetStatus().GetAddress())
 	if err != nil {
@@ -191,7 +205,7 @@ func attachment(ip *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) (f
 			"VirtualMachineIPAddress %s has no address yet", ip.GetMetadata().GetName())
 	}
 	uid := ip.GetMetadata().GetUid()
-	wanted := fabric.Attachment{ID: uid, MAC: fabric.MAC(uid), Address: at}
+	wanted := fabric.Attachment{ID: uid, Address: at}
 	if hostname.MatchString(holder.GetName()) {
 		wanted.Hostname = holder.GetName()
 	}

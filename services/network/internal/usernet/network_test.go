@@ -41,7 +41,7 @@ func started(t *testing.T, options Options) *Network {
 }
 
 func attachment(id, at string) fabric.Attachment {
-	return fabric.Attachment{ID: id, MAC: fabric.MAC(id), Address: netip.MustParseAddr(at), Hostname: id}
+	return fabric.Attachment{ID: id, MAC: address.DeriveMAC(id, 0).Hardware(), Address: netip.MustParseAddr(at), Hostname: id}
 }
 
 func attach(t *testing.T, network *Network, a fabric.Attachment) fabric.Port {

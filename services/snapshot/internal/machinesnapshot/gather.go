@@ -1,6 +1,7 @@
 package machinesnapshot
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func (r *Reconciler) machine(snapshot *snapshotv1.VirtualMachineSnapshot) (*vmv1
 // dependencies are the conditions of a VM that say whether what it needs is
 // there.
 var dependencies = []string{
-	"VirtualMachineClassReady", "BlockDevicesReady", "VirtualMachineIPAddressReady", "ProvisioningReady",
+	"VirtualMachineClassReady", "BlockDevicesReady", "VirtualMachineIPAddressReady", "VirtualMachineMACAddressReady", "ProvisioningReady",
 }
 
 // refuse says which of the platform's preconditions a VM does not meet (guide,
@@ -113,6 +114,9 @@ func (r *Reconciler) gather(ctx context.Context, snapshot *snapshotv1.VirtualMac
 	if err := r.gatherAddress(snapshot, vm, into); err != nil {
 		return err
 	}
+	if err := r.gatherMAC(snapshot, vm, into); err != nil {
+		return err
+	}
 	return r.gatherSecret(ctx, vm, into)
 }
 
@@ -158,6 +162,33 @@ func (r *Reconciler) gatherAddress(snapshot *snapshotv1.VirtualMachineSnapshot, 
 	}
 	var err error
 	into.Address, err = recipe.Encode(address)
+	return err
+}
+
+// gatherMAC does the same with the VM's MAC.
+func (r *Reconciler) gatherMAC(snapshot *snapshotv1.VirtualMachineSnapshot, vm *vmv1.VirtualMachine, into *recipe.Recipe) error {
+	named, name := "", ""
+	for _, network := range vm.GetSpec().GetNetworks() {
+		named = network.GetVirtualMachineMacAddressName()
+	}
+	for _, network := range vm.GetStatus().GetNetworks() {
+		name = network.GetVirtualMachineMacAddressName()
+	}
+	mac, found := r.Objects.MAC(resource.Key{Namespace: vm.GetMetadata().GetNamespace(), Name: cmp.Or(named, name)})
+	if !found {
+		return nil // the VM never had one
+	}
+	if mac.GetSpec().GetAddress() == "" {
+		always := snapshot.GetSpec().GetKeepIpAddress() != snapshotv1.KeepIPAddress_Never
+		if !always && named == "" {
+			return nil
+		}
+		if always {
+			mac.Spec = &networkv1.VirtualMachineMACAddressSpec{Address: mac.GetStatus().GetAddress()}
+		}
+	}
+	var err error
+	into.MAC, err = recipe.Encode(mac)
 	return err
 }
 

@@ -31,6 +31,7 @@ type Objects interface {
 	Disk(key resource.Key) (*diskv1.VirtualDisk, bool)
 	Machine(key resource.Key) (*vmv1.VirtualMachine, bool)
 	Address(key resource.Key) (*networkv1.VirtualMachineIPAddress, bool)
+	MAC(key resource.Key) (*networkv1.VirtualMachineMACAddress, bool)
 	Attachments(machine resource.Key) []*vmv1.VirtualMachineBlockDeviceAttachment
 	Secret(ctx context.Context, key resource.Key) (*secretv1.Secret, error)
 }

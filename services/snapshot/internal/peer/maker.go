@@ -16,6 +16,11 @@ func (o *Objects) AddressesOf(namespace string) []*networkv1.VirtualMachineIPAdd
 	return o.Addresses.List(namespace, nil)
 }
 
+// MACsOf are the MAC addresses of a namespace.
+func (o *Objects) MACsOf(namespace string) []*networkv1.VirtualMachineMACAddress {
+	return o.MACs.List(namespace, nil)
+}
+
 // writer writes the objects of one kind.
 type writer interface {
 	create(ctx context.Context, object resource.Object) error
@@ -51,6 +56,8 @@ func (o *Objects) writer(kind string) (writer, error) {
 		return writerOf[*vmv1.VirtualMachine]{o.Machines.Client()}, nil
 	case o.Addresses.Client().Kind().Name:
 		return writerOf[*networkv1.VirtualMachineIPAddress]{o.Addresses.Client()}, nil
+	case o.MACs.Client().Kind().Name:
+		return writerOf[*networkv1.VirtualMachineMACAddress]{o.MACs.Client()}, nil
 	case o.attachments.Client().Kind().Name:
 		return writerOf[*vmv1.VirtualMachineBlockDeviceAttachment]{o.attachments.Client()}, nil
 	}

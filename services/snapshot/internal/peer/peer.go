@@ -30,6 +30,7 @@ type Objects struct {
 	Disks     *resource.Mirror[*diskv1.VirtualDisk]
 	Machines  *resource.Mirror[*vmv1.VirtualMachine]
 	Addresses *resource.Mirror[*networkv1.VirtualMachineIPAddress]
+	MACs      *resource.Mirror[*networkv1.VirtualMachineMACAddress]
 
 	attachments *resource.Mirror[*vmv1.VirtualMachineBlockDeviceAttachment]
 	// images and clusterImages are nil where there is no image service.
@@ -50,11 +51,12 @@ func New(c Connections, changed Changed) (*Objects, error) {
 	o := &Objects{
 		freezes: diskv1.NewDiskFreezeServiceClient(c.Disks), maintenance: vmv1.NewMaintenanceServiceClient(c.Machines),
 	}
-	var problems [4]error
+	var problems [5]error
 	o.Disks, problems[0] = mirror[*diskv1.VirtualDisk](c.Disks, changed)
 	o.Machines, problems[1] = mirror[*vmv1.VirtualMachine](c.Machines, changed)
 	o.Addresses, problems[2] = mirror[*networkv1.VirtualMachineIPAddress](c.Networks, changed)
 	o.attachments, problems[3] = mirror[*vmv1.VirtualMachineBlockDeviceAttachment](c.Machines, changed)
+	o.MACs, problems[4] = mirror[*networkv1.VirtualMachineMACAddress](c.Networks, changed)
 	if c.Secrets != nil {
 		o.secrets = secretv1.NewSecretServiceClient(c.Secrets)
 	}
@@ -93,7 +95,7 @@ type copied interface {
 }
 
 func (o *Objects) all() []copied {
-	return []copied{o.Disks, o.Machines, o.Addresses, o.attachments}
+	return []copied{o.Disks, o.Machines, o.Addresses, o.MACs, o.attachments}
 }
 
 // Run keeps the copies until ctx ends.
@@ -124,6 +126,11 @@ func (o *Objects) Machine(key resource.Key) (*vmv1.VirtualMachine, bool) { retur
 // Address returns an address; false if there is none.
 func (o *Objects) Address(key resource.Key) (*networkv1.VirtualMachineIPAddress, bool) {
 	return o.Addresses.Get(key)
+}
+
+// MAC returns a MAC address; false if there is none.
+func (o *Objects) MAC(key resource.Key) (*networkv1.VirtualMachineMACAddress, bool) {
+	return o.MACs.Get(key)
 }
 
 // Attachments are the attachments of a VM, in the order of their names.

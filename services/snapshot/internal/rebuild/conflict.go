@@ -5,12 +5,11 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
-	networkv1 "orlop.dev/gen/orlop/network/v1"
 	secretv1 "orlop.dev/gen/orlop/secret/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
@@ -34,9 +33,7 @@ func (e *Engine) judge(ctx context.Context, job *Job, p *plan) ([]Item, error) {
 	}
 	items := append([]Item{machine}, e.judgeDisks(job, p)...)
 	items = append(items, e.judgeAttachments(job, p)...)
-	if p.address != nil {
-		items = append(items, e.judgeAddress(job, p))
-	}
+	items = append(items, e.judgeAddresses(job, p)...)
 	if p.secret != nil {
 		secret, err := e.judgeSecret(ctx, job.Owner.GetNamespace(), p.secret)
 		if err != nil {
@@ -134,48 +131,57 @@ func (e *Engine) judgeAttachments(job *Job, p *plan) []Item {
 	return items
 }
 
-func (e *Engine) judgeAddress(job *Job, p *plan) Item {
-	item := itemOf(p.address)
+// judgeAddresses judges the VM's addresses, of IP and MAC.
+func (e *Engine) judgeAddresses(job *Job, p *plan) []Item {
 	user := ""
 	if job.InPlace {
 		user = p.machine.GetMetadata().GetName()
 	}
-	if item.Problem = e.addressProblem(p.address, user); item.Problem == "" && e.addressExists(p.address) {
-		item.Action = actionUse
+	var items []Item
+	if p.address != nil {
+		var others []presence
+		for _, ip := range e.Objects.AddressesOf(job.Owner.GetNamespace()) {
+			others = append(others, presence{ip.GetMetadata().GetName(), ip.GetStatus().GetAddress(), ip.GetStatus().GetVirtualMachineName()})
+		}
+		items = append(items, judgeAddress(itemOf(p.address), p.address.GetSpec().GetStaticIp(), user, others))
 	}
-	return item
+	if p.mac != nil {
+		var others []presence
+		for _, mac := range e.Objects.MACsOf(job.Owner.GetNamespace()) {
+			others = append(others, presence{mac.GetMetadata().GetName(), mac.GetStatus().GetAddress(), mac.GetStatus().GetVirtualMachineName()})
+		}
+		// As a status has it, whichever way the spec does.
+		wanted := strings.ToLower(strings.ReplaceAll(p.mac.GetSpec().GetAddress(), "-", ":"))
+		items = append(items, judgeAddress(itemOf(p.mac), wanted, user, others))
+	}
+	return items
 }
 
-func (e *Engine) addressExists(wanted *networkv1.VirtualMachineIPAddress) bool {
-	return slices.ContainsFunc(e.Objects.AddressesOf(wanted.GetMetadata().GetNamespace()),
-		func(other *networkv1.VirtualMachineIPAddress) bool {
-			return other.GetMetadata().GetName() == wanted.GetMetadata().GetName()
-		})
-}
+// presence is an address that is there.
+type presence struct{ name, address, user string }
 
-// addressProblem judges the address: one of that name must be the same, and free or
+// judgeAddress judges an address: one of that name must be the same, and free or
 // that VM's own, and no other may have it.
-func (e *Engine) addressProblem(wanted *networkv1.VirtualMachineIPAddress, machine string) string {
-	name, static := wanted.GetMetadata().GetName(), wanted.GetSpec().GetStaticIp()
-	others := e.Objects.AddressesOf(wanted.GetMetadata().GetNamespace())
+func judgeAddress(item Item, wanted, machine string, others []presence) Item {
 	for _, other := range others {
-		if other.GetMetadata().GetName() != name {
+		if other.name != item.Name {
 			continue
 		}
-		if user := other.GetStatus().GetVirtualMachineName(); user != "" && user != machine {
-			return fmt.Sprintf("%s is attached to VirtualMachine %s", describe(kindAddress, name), user)
+		item.Action = actionUse
+		switch {
+		case other.user != "" && other.user != machine:
+			item.Problem = fmt.Sprintf("%s is attached to VirtualMachine %s", describe(item.Kind, item.Name), other.user)
+		case wanted != "" && other.address != wanted:
+			item.Problem = fmt.Sprintf("%s has the address %s, and the restored one has %s", describe(item.Kind, item.Name), other.address, wanted)
 		}
-		if static != "" && other.GetStatus().GetAddress() != static {
-			return fmt.Sprintf("%s has the address %s, and the restored one has %s", describe(kindAddress, name), other.GetStatus().GetAddress(), static)
-		}
-		return ""
+		return item
 	}
 	for _, other := range others {
-		if static != "" && other.GetStatus().GetAddress() == static {
-			return fmt.Sprintf("the address %s is that of %s", static, describe(kindAddress, other.GetMetadata().GetName()))
+		if wanted != "" && other.address == wanted {
+			item.Problem = fmt.Sprintf("the address %s is that of %s", wanted, describe(item.Kind, other.name))
 		}
 	}
-	return ""
+	return item
 }
 
 // judgeSecret judges the Secret: one of that name must be the same.

@@ -43,6 +43,7 @@ type Objects interface {
 	Attachment(key resource.Key) (*vmv1.VirtualMachineBlockDeviceAttachment, bool)
 	Attachments(machine resource.Key) []*vmv1.VirtualMachineBlockDeviceAttachment
 	AddressesOf(namespace string) []*networkv1.VirtualMachineIPAddress
+	MACsOf(namespace string) []*networkv1.VirtualMachineMACAddress
 	ImageExists(ctx context.Context, kind vmv1.BlockDeviceKind_Value, key resource.Key) (bool, error)
 	Secret(ctx context.Context, key resource.Key) (*secretv1.Secret, error)
 }

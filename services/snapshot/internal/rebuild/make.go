@@ -82,7 +82,7 @@ func (e *Engine) supply(ctx context.Context, job *Job, p *plan, object resource.
 	if !fault.Is(err, fault.Exists) {
 		return err
 	}
-	if object.GetKind() == kindAddress {
+	if kind := object.GetKind(); kind == kindAddress || kind == kindMAC {
 		return nil // it was looked at before: it is used
 	}
 	found, err := e.Maker.Find(ctx, object.GetKind(), resource.KeyOf(object))

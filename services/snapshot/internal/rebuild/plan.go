@@ -16,6 +16,7 @@ const (
 	kindMachine    = "VirtualMachine"
 	kindDisk       = "VirtualDisk"
 	kindAddress    = "VirtualMachineIPAddress"
+	kindMAC        = "VirtualMachineMACAddress"
 	kindAttachment = "VirtualMachineBlockDeviceAttachment"
 	kindSecret     = "Secret"
 )
@@ -24,6 +25,7 @@ const (
 type plan struct {
 	secret      *recipe.Secret
 	address     *networkv1.VirtualMachineIPAddress
+	mac         *networkv1.VirtualMachineMACAddress
 	disks       []*plannedDisk
 	machine     *vmv1.VirtualMachine
 	attachments []*vmv1.VirtualMachineBlockDeviceAttachment
@@ -56,7 +58,7 @@ func newPlan(kept *recipe.Recipe, job *Job) (*plan, error) {
 	if err := p.addDisks(kept, adopt); err != nil {
 		return nil, err
 	}
-	if err := p.addAddress(kept, job, adopt); err != nil {
+	if err := p.addAddresses(kept, job, adopt); err != nil {
 		return nil, err
 	}
 	if kept.Secret != nil {
@@ -87,21 +89,30 @@ func (p *plan) addDisks(kept *recipe.Recipe, adopt func(resource.Object)) error 
 	return nil
 }
 
-// addAddress gives the VM the address that was kept, or leaves it to have another.
-func (p *plan) addAddress(kept *recipe.Recipe, job *Job, adopt func(resource.Object)) error {
+// addAddresses gives the VM the addresses that were kept, or leaves it to have
+// others.
+func (p *plan) addAddresses(kept *recipe.Recipe, job *Job, adopt func(resource.Object)) error {
 	if job.Fresh {
-		p.machine.Spec.VirtualMachineIpAddressName = ""
-		return nil
-	}
-	if kept.Address == nil {
+		p.machine.Spec.VirtualMachineIpAddressName, p.machine.Spec.Networks = "", nil
 		return nil
 	}
 	var err error
-	if p.address, err = recipe.Decode(kept.Address, new(networkv1.VirtualMachineIPAddress)); err != nil {
-		return err
+	if kept.Address != nil {
+		if p.address, err = recipe.Decode(kept.Address, new(networkv1.VirtualMachineIPAddress)); err != nil {
+			return err
+		}
+		adopt(p.address)
+		p.machine.Spec.VirtualMachineIpAddressName = p.address.GetMetadata().GetName()
 	}
-	adopt(p.address)
-	p.machine.Spec.VirtualMachineIpAddressName = p.address.GetMetadata().GetName()
+	if kept.MAC != nil {
+		if p.mac, err = recipe.Decode(kept.MAC, new(networkv1.VirtualMachineMACAddress)); err != nil {
+			return err
+		}
+		adopt(p.mac)
+		p.machine.Spec.Networks = []*vmv1.NetworkRef{{
+			Type: vmv1.NetworkType_Main, VirtualMachineMacAddressName: p.mac.GetMetadata().GetName(),
+		}}
+	}
 	return nil
 }
 
@@ -142,6 +153,9 @@ func (p *plan) objects() []resource.Object {
 	var all []resource.Object
 	if p.address != nil {
 		all = append(all, p.address)
+	}
+	if p.mac != nil {
+		all = append(all, p.mac)
 	}
 	for _, disk := range p.disks {
 		all = append(all, disk.VirtualDisk)

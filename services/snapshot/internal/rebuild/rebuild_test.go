@@ -65,6 +65,7 @@ func TestAllThatStandsInTheWayIsToldAtOnceAndNothingIsMade(t *testing.T) {
 	for _, word := range []string{
 		"VirtualMachine web exists", "VirtualDisk root exists", "VirtualDisk data exists",
 		"VirtualMachineBlockDeviceAttachment web-data exists", "VirtualMachineIPAddress web-ip is attached to VirtualMachine web",
+		"VirtualMachineMACAddress web-mac is attached to VirtualMachine web",
 		"Secret cloud exists with another content",
 	} {
 		if !strings.Contains(o.Record.Failure.Message, word) {
@@ -83,7 +84,7 @@ func TestACopyHasNewNamesThroughout(t *testing.T) {
 	}
 	vm, found := find[*vmv1.VirtualMachine](w, "copy-web")
 	if !found || vm.GetSpec().GetBlockDeviceRefs()[0].GetName() != "copy-root" || vm.GetSpec().GetBlockDeviceRefs()[1].GetName() != "iso" ||
-		vm.GetSpec().GetProvisioning().GetUserDataRef().GetName() != "copy-cloud" || vm.GetSpec().GetVirtualMachineIpAddressName() != "" {
+		vm.GetSpec().GetProvisioning().GetUserDataRef().GetName() != "copy-cloud" || vm.GetSpec().GetVirtualMachineIpAddressName() != "" || len(vm.GetSpec().GetNetworks()) != 0 {
 		t.Errorf("the copy is %v", vm)
 	}
 	attachment, _ := find[*vmv1.VirtualMachineBlockDeviceAttachment](w, "copy-web-data")
@@ -145,6 +146,10 @@ func TestWhatCannotBePutBackIsToldBeforeTheVMIsTurnedOff(t *testing.T) {
 			address, _ := find[*networkv1.VirtualMachineIPAddress](w, "web-ip")
 			address.Status.Address = "10.66.10.9"
 		},
+		"has the address 02:00:00:00:00:09": func(w *world) {
+			address, _ := find[*networkv1.VirtualMachineMACAddress](w, "web-mac")
+			address.Status.Address = "02:00:00:00:00:09"
+		},
 		"Secret cloud exists with another content": func(w *world) {
 			w.secrets["cloud"] = &secretv1.Secret{Type: "other"}
 		},
@@ -195,7 +200,7 @@ func TestATryTellsOnceAndDoesNothing(t *testing.T) {
 	w := newWorld(t, etcdtest.Start(t))
 	before, job := w.names(), jobNamed(inPlace)
 	o, err := w.engine.Try(t.Context(), job)
-	if err != nil || o.Record.Failure != nil || len(o.Resources()) != 6 {
+	if err != nil || o.Record.Failure != nil || len(o.Resources()) != 7 {
 		t.Fatalf("the try says %v, %v", o.Resources(), err)
 	}
 	for _, one := range o.Resources() {

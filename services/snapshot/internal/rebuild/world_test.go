@@ -51,7 +51,7 @@ type world struct {
 	effect        bool
 }
 
-// newWorld has a running VM web, with an address, a disk and an attached one, as
+// newWorld has a running VM web, with addresses of IP and MAC, a disk and an attached one, as
 // the snapshot has them.
 func newWorld(t *testing.T, client *clientv3.Client) *world {
 	w := &world{
@@ -103,6 +103,11 @@ func web() []resource.Object {
 			Spec:   &networkv1.VirtualMachineIPAddressSpec{Type: networkv1.IPAddressType_Static, StaticIp: "10.66.10.7"},
 			Status: &networkv1.VirtualMachineIPAddressStatus{Address: "10.66.10.7", VirtualMachineName: "web"},
 		},
+		&networkv1.VirtualMachineMACAddress{
+			ApiVersion: "v1alpha2", Kind: "VirtualMachineMACAddress", Metadata: meta("web-mac"),
+			Spec:   &networkv1.VirtualMachineMACAddressSpec{Address: "02-00-00-00-00-07"},
+			Status: &networkv1.VirtualMachineMACAddressStatus{Address: "02:00:00:00:00:07", VirtualMachineName: "web"},
+		},
 		&vmv1.VirtualMachineBlockDeviceAttachment{
 			ApiVersion: "v1alpha2", Kind: "VirtualMachineBlockDeviceAttachment", Metadata: meta("web-data"),
 			Spec: &vmv1.VirtualMachineBlockDeviceAttachmentSpec{
@@ -127,6 +132,8 @@ func recipeOf(t *testing.T, objects []resource.Object) *recipe.Recipe {
 			kept.Machine = text
 		case "VirtualMachineIPAddress":
 			kept.Address = text
+		case "VirtualMachineMACAddress":
+			kept.MAC = text
 		case "VirtualDisk":
 			kept.Disks = append(kept.Disks, recipe.Disk{Manifest: text, Snapshot: name + "-s", Source: capture.Disk{Name: name, ID: "old " + name}})
 		default:
@@ -162,6 +169,16 @@ func find[T resource.Object](w *world, name string) (T, bool) {
 	return none, false
 }
 
+func all[T resource.Object](w *world) []T {
+	var typed []T
+	for _, object := range w.objects {
+		if one, ok := object.(T); ok {
+			typed = append(typed, one)
+		}
+	}
+	return typed
+}
+
 // call runs what a call does, unless the process is killed in it.
 func (w *world) call(do func() error) error {
 	w.calls++
@@ -187,23 +204,17 @@ func (w *world) Attachment(key resource.Key) (*vmv1.VirtualMachineBlockDeviceAtt
 }
 
 func (w *world) Attachments(machine resource.Key) []*vmv1.VirtualMachineBlockDeviceAttachment {
-	var all []*vmv1.VirtualMachineBlockDeviceAttachment
-	for _, object := range w.objects {
-		if a, ok := object.(*vmv1.VirtualMachineBlockDeviceAttachment); ok && a.GetSpec().GetVirtualMachineName() == machine.Name {
-			all = append(all, a)
-		}
-	}
-	return all
+	return slices.DeleteFunc(all[*vmv1.VirtualMachineBlockDeviceAttachment](w), func(a *vmv1.VirtualMachineBlockDeviceAttachment) bool {
+		return a.GetSpec().GetVirtualMachineName() != machine.Name
+	})
 }
 
 func (w *world) AddressesOf(string) []*networkv1.VirtualMachineIPAddress {
-	var all []*networkv1.VirtualMachineIPAddress
-	for _, object := range w.objects {
-		if a, ok := object.(*networkv1.VirtualMachineIPAddress); ok {
-			all = append(all, a)
-		}
-	}
-	return all
+	return all[*networkv1.VirtualMachineIPAddress](w)
+}
+
+func (w *world) MACsOf(string) []*networkv1.VirtualMachineMACAddress {
+	return all[*networkv1.VirtualMachineMACAddress](w)
 }
 
 func (w *world) ImageExists(_ context.Context, _ vmv1.BlockDeviceKind_Value, key resource.Key) (bool, error) {

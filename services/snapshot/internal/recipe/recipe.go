@@ -24,10 +24,11 @@ import (
 type Recipe struct {
 	record.Version
 
-	// Machine and Address are manifests; an address is not kept where another one
-	// will do.
+	// Machine, Address and MAC are manifests; an address is not kept where another
+	// one will do.
 	Machine json.RawMessage `json:"machine,omitempty"`
 	Address json.RawMessage `json:"address,omitempty"`
+	MAC     json.RawMessage `json:"mac,omitempty"`
 	// Attachments are the manifests of what was attached to the VM while it ran.
 	Attachments []json.RawMessage `json:"attachments,omitempty"`
 	Disks       []Disk            `json:"disks,omitempty"`
@@ -152,8 +153,10 @@ func (r *Recipe) Headers() []Header {
 		manifests = append(manifests, disk.Manifest)
 	}
 	manifests = append(manifests, r.Attachments...)
-	if r.Address != nil {
-		manifests = append(manifests, r.Address)
+	for _, address := range []json.RawMessage{r.Address, r.MAC} {
+		if address != nil {
+			manifests = append(manifests, address)
+		}
 	}
 	var headers []Header
 	for _, text := range manifests {

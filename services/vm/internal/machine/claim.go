@@ -9,7 +9,7 @@ import (
 	"orlop.dev/services/vm/internal/class"
 )
 
-// prepare claims disks, images and the address for a running VM.
+// prepare claims disks, images and the addresses for a running VM.
 func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (Instance, error) {
 	spec, meta := vm.GetSpec(), vm.GetMetadata()
 	holder := User(vm, o.record)
@@ -36,6 +36,9 @@ func (r *Reconciler) prepare(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 	}
 	var err error
 	if instance.Plugged, err = r.preparePlugged(ctx, o, holder); err != nil {
+		return instance, err
+	}
+	if _, err = r.MACs.Claim(ctx, o.mac, holder); err != nil {
 		return instance, err
 	}
 	if instance.Port, err = r.Addresses.Claim(ctx, o.address, holder); err != nil {
@@ -119,29 +122,7 @@ func (r *Reconciler) settle(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 			return err
 		}
 	}
-	return r.settleAddress(ctx, vm, o)
-}
-
-func (r *Reconciler) settleAddress(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	refers := holderOf(vm, false)
-	wanted, settled := o.address.GetMetadata().GetUid(), false
-	for _, address := range r.Addresses.Held(refers) {
-		if address.GetMetadata().GetUid() == wanted {
-			settled = !activelyHeld(address, vm)
-			continue
-		}
-		if err := r.Addresses.Release(ctx, address, refers); err != nil {
-			return err
-		}
-	}
-	if settled || o.address == nil {
-		return nil
-	}
-	_, err := r.Addresses.Claim(ctx, o.address, refers)
-	if fault.Is(err, fault.NotReady, fault.NotFound, fault.Exists, fault.Denied) {
-		return nil // the address is another VM's, or goes: the status says so
-	}
-	return err
+	return r.settleAddresses(ctx, vm, o)
 }
 
 // leave lets go of everything that a deleted VM had. What its spec names is let
@@ -160,14 +141,8 @@ func (r *Reconciler) leave(ctx context.Context, vm *vmv1.VirtualMachine) error {
 			return err
 		}
 	}
-	addresses := r.Addresses.Held(holder)
-	if own := r.Addresses.Find(vm, vm.GetSpec().GetVirtualMachineIpAddressName()); own != nil {
-		addresses = append(addresses, own)
-	}
-	for _, address := range addresses {
-		if err := r.Addresses.Release(ctx, address, holder); err != nil {
-			return err
-		}
+	if err := r.leaveAddresses(ctx, vm); err != nil {
+		return err
 	}
 	if err := r.NonVolatile.Discard(ctx, uid); err != nil {
 		return err

@@ -20,6 +20,7 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 	dependency(&list, "BlockDevicesReady", "BlockDevicesReady", o.devicesProblem)
 	dependency(&list, "ProvisioningReady", "ProvisioningReady", o.provisioningProblem)
 	dependency(&list, "VirtualMachineIPAddressReady", "VirtualMachineIPAddressReady", o.addressProblem)
+	dependency(&list, "VirtualMachineMACAddressReady", "VirtualMachineMACAddressReady", o.macProblem)
 	if o.sight.State.Alive() {
 		list.True("PodStarted", "PodStarted", "")
 	} else {

@@ -236,6 +236,9 @@ func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 			return err
 		}
 	}
+	if err := r.claimCard(ctx, vm, o); err != nil {
+		return err
+	}
 	if err := r.replug(ctx, vm, o); err != nil {
 		return err
 	}

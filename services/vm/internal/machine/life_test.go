@@ -31,6 +31,11 @@ func (w *world) wantGone() {
 			w.t.Errorf("%s is held: %v", name, holders)
 		}
 	}
+	for name, mac := range w.macs.all {
+		if holders := mac.GetMetadata().GetHolders(); len(holders) > 0 {
+			w.t.Errorf("MAC %s is held: %v", name, holders)
+		}
+	}
 	if sight, _ := w.engine.Look(w.t.Context(), w.uid()); sight.State != machine.Absent {
 		w.t.Errorf("its instance is %s", sight.State)
 	}

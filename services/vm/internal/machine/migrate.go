@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
@@ -167,7 +166,11 @@ func (r *Reconciler) prepareTarget(ctx context.Context, vm *vmv1.VirtualMachine,
 	}
 	holder := User(vm, o.record)
 	holder.TargetNode = m.Target
-	port, err := r.Addresses.Claim(ctx, o.plugged, holder)
+	var port *networkv1.Port
+	err := r.claimCard(ctx, vm, o)
+	if err == nil {
+		port, err = r.Addresses.Claim(ctx, o.plugged, holder)
+	}
 	if err == nil {
 		err = r.Migrations.Prepare(ctx, vm.GetMetadata().GetUid(), m.Operation, port)
 	}
@@ -287,13 +290,4 @@ func (r *Reconciler) endMigration(o *observation) {
 		}
 		r.watchdog.Forget(m.Operation)
 	}
-}
-
-func holderIn(address *networkv1.VirtualMachineIPAddress, vm *vmv1.VirtualMachine) *metav1.Holder {
-	for _, holder := range address.GetMetadata().GetHolders() {
-		if holder.GetUid() == vm.GetMetadata().GetUid() {
-			return holder
-		}
-	}
-	return nil
 }

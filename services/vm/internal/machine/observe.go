@@ -7,7 +7,6 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
-	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/services/vm/internal/class"
 )
@@ -25,7 +24,7 @@ func (r *Reconciler) observe(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 	r.observeClass(vm, o)
 	r.observeDevices(vm, o)
 	r.observeProvisioning(ctx, vm, o)
-	if err := r.observeAddress(ctx, vm, o); err != nil {
+	if err := r.observeAddresses(ctx, vm, o); err != nil {
 		return err
 	}
 	return r.observeInstance(vm, o)
@@ -40,6 +39,11 @@ func (r *Reconciler) observeInstance(vm *vmv1.VirtualMachine, o *observation) er
 	for _, address := range r.Addresses.Held(holderOf(vm, true)) {
 		if activelyHeld(address, vm) {
 			o.plugged = address
+		}
+	}
+	for _, mac := range r.MACs.Held(holderOf(vm, true)) {
+		if activelyHeld(mac, vm) {
+			o.card = mac
 		}
 	}
 	o.present = among(o.wanted, o.sight.IDs())
@@ -114,59 +118,11 @@ func lack(ref *vmv1.BlockDeviceRef, state DeviceState) string {
 	return strings.TrimSuffix(describe(ref)+" is "+phaseOf(state)+": "+state.Message, ": ")
 }
 
-// observeAddress finds the VM's address, and makes one where the spec names
-// none and there is none.
-func (r *Reconciler) observeAddress(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
-	name := vm.GetSpec().GetVirtualMachineIpAddressName()
-	o.address = r.Addresses.Find(vm, name)
-	if o.address == nil && name == "" && !deleted(vm) {
-		o.addressProblem = &problem{"VirtualMachineIPAddressNotReady", "An address is being made."}
-		return r.Addresses.Make(ctx, vm)
-	}
-	o.addressProblem = addressProblem(vm, o.address, name)
-	return nil
-}
-
-func addressProblem(vm *vmv1.VirtualMachine, address *networkv1.VirtualMachineIPAddress, name string) *problem {
-	if address == nil {
-		return &problem{"VirtualMachineIPAddressNotReady", fmt.Sprintf("VirtualMachineIPAddress %s does not exist.", name)}
-	}
-	name = address.GetMetadata().GetName()
-	for _, holder := range address.GetMetadata().GetHolders() {
-		if holder.GetUid() != vm.GetMetadata().GetUid() {
-			return &problem{"VirtualMachineIPAddressNotAvailable",
-				fmt.Sprintf("VirtualMachineIPAddress %s belongs to %s %s.", name, holder.GetKind(), holder.GetName())}
-		}
-	}
-	if address.GetMetadata().GetDeletionTimestamp() != nil {
-		return &problem{"VirtualMachineIPAddressNotReady", fmt.Sprintf("VirtualMachineIPAddress %s is being deleted.", name)}
-	}
-	if address.GetStatus().GetAddress() != "" && address.GetStatus().GetPhase() != networkv1.IPAddressPhase_Pending {
-		return nil
-	}
-	message := fmt.Sprintf("VirtualMachineIPAddress %s has no address yet.", name)
-	for _, c := range address.GetStatus().GetConditions() {
-		if c.GetType() == "Bound" && c.GetMessage() != "" {
-			message = fmt.Sprintf("VirtualMachineIPAddress %s: %s", name, c.GetMessage())
-		}
-	}
-	return &problem{"VirtualMachineIPAddressNotReady", message}
-}
-
 func phaseOf(state DeviceState) string {
 	if state.Phase == "" {
 		return "not Ready"
 	}
 	return state.Phase
-}
-
-func activelyHeld(address *networkv1.VirtualMachineIPAddress, vm *vmv1.VirtualMachine) bool {
-	for _, holder := range address.GetMetadata().GetHolders() {
-		if holder.GetUid() == vm.GetMetadata().GetUid() {
-			return holder.GetActive()
-		}
-	}
-	return false
 }
 
 func describe(ref *vmv1.BlockDeviceRef) string {

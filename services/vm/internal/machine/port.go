@@ -8,6 +8,7 @@ import (
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/resource"
 )
 
 // Engine runs guests. Instances are known by their VM's UID.
@@ -192,18 +193,23 @@ type HeldDevice struct {
 	Active bool
 }
 
-// Addresses finds, makes and claims IP addresses.
-type Addresses interface {
+// Allocator makes addresses for VMs.
+type Allocator interface {
+	// Allocate makes an IP address for the VM, a MAC or both, with their leases and
+	// all at once, which go with it. Idempotent: there is one of each at a time.
+	Allocate(ctx context.Context, vm *vmv1.VirtualMachine, ip, mac bool) error
+}
+
+// Addresses finds and claims addresses: of IP, or MACs.
+type Addresses[T resource.Object] interface {
 	// Find returns the address of that name, or, where it is empty, the one that
 	// was made for the VM; nil if there is none.
-	Find(vm *vmv1.VirtualMachine, name string) *networkv1.VirtualMachineIPAddress
-	// Make makes an address for the VM, which goes with it. Idempotent: there is
-	// one at a time.
-	Make(ctx context.Context, vm *vmv1.VirtualMachine) error
-	// Claim says that the holder uses the address, and how it is plugged in.
-	Claim(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) (*networkv1.Port, error)
+	Find(vm *vmv1.VirtualMachine, name string) T
+	// Claim says that the holder uses the address, and how it is plugged in: that
+	// of an IP address, with the MAC that was claimed before it.
+	Claim(ctx context.Context, address T, holder *metav1.Holder) (*networkv1.Port, error)
 	// Release ends a claim. Idempotent.
-	Release(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) error
+	Release(ctx context.Context, address T, holder *metav1.Holder) error
 	// Held lists the addresses that the holder has claimed.
-	Held(holder *metav1.Holder) []*networkv1.VirtualMachineIPAddress
+	Held(holder *metav1.Holder) []T
 }

@@ -31,7 +31,9 @@ type Classes interface {
 type Reconciler struct {
 	Classes   Classes
 	Devices   Devices
-	Addresses Addresses
+	Allocator Allocator
+	Addresses Addresses[*networkv1.VirtualMachineIPAddress]
+	MACs      Addresses[*networkv1.VirtualMachineMACAddress]
 	// Attachments are what VMs are to have besides.
 	Attachments Attachments
 	// Secrets is nil where there is no Kubernetes API, which has them.
@@ -68,6 +70,7 @@ type observation struct {
 	record  *power.Record
 	class   *vmv1.VirtualMachineClass
 	address *networkv1.VirtualMachineIPAddress
+	mac     *networkv1.VirtualMachineMACAddress
 	devices []DeviceState // as in spec.blockDeviceRefs
 	sight   Sight
 	// applied is the spec that the instance runs with, changes what it lacks of
@@ -83,11 +86,12 @@ type observation struct {
 	// Secret's content from another, and is empty where there is none.
 	provisioning Provisioning
 	provisioned  string
-	// plugged is the address that the instance has.
+	// plugged is the address that the instance has, card its MAC.
 	plugged *networkv1.VirtualMachineIPAddress
+	card    *networkv1.VirtualMachineMACAddress
 
 	// Why the VM can't start; nil where nothing is in the way.
-	classProblem, sizingProblem, addressProblem, devicesProblem, provisioningProblem, startProblem *problem
+	classProblem, sizingProblem, addressProblem, macProblem, devicesProblem, provisioningProblem, startProblem *problem
 	// mustLeave says why the VM may not stay on its node, and what is done about it;
 	// empty where it may.
 	mustLeave string
@@ -102,7 +106,7 @@ type observation struct {
 type problem struct{ reason, message string }
 
 func (o *observation) dependenciesReady() bool {
-	for _, p := range []*problem{o.classProblem, o.sizingProblem, o.addressProblem, o.devicesProblem, o.provisioningProblem} {
+	for _, p := range []*problem{o.classProblem, o.sizingProblem, o.addressProblem, o.macProblem, o.devicesProblem, o.provisioningProblem} {
 		if p != nil {
 			return false
 		}

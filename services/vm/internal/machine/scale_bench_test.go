@@ -104,7 +104,7 @@ func (c *crowd) open(b *testing.B) {
 	}
 	c.seen = map[string]bool{}
 	reconciler := &machine.Reconciler{
-		Classes: c, Devices: c, Addresses: crowdAddresses{c}, Attachments: c, NonVolatile: c, Engine: crowdEngine{c.engine, c},
+		Classes: c, Devices: c, Addresses: crowdIPs(), MACs: crowdMACs(), Attachments: c, NonVolatile: c, Engine: crowdEngine{c.engine, c},
 		Overhead: func(*vmv1.VirtualMachineSpec) int64 { return 100 << 20 }, Power: c.records, Survey: survey, Now: time.Now,
 	}
 	c.loop = reconcile.New(c.machines, reconciler, reconcile.Options{Name: "machines", Workers: 4, Logger: quiet})
@@ -269,26 +269,35 @@ func (c *crowd) Held(holder *metav1.Holder) []machine.HeldDevice {
 }
 
 // crowdAddresses gives every VM an address.
-type crowdAddresses struct{ *crowd }
-
-func (crowdAddresses) Find(vm *vmv1.VirtualMachine, _ string) *networkv1.VirtualMachineIPAddress {
-	return &networkv1.VirtualMachineIPAddress{
-		Metadata: &metav1.ObjectMeta{Namespace: "default", Name: vm.GetMetadata().GetName(), Uid: vm.GetMetadata().GetUid()},
-		Status:   &networkv1.VirtualMachineIPAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10"},
-	}
+type crowdAddresses[T resource.Object] struct {
+	of func(*metav1.ObjectMeta) T
 }
 
-func (crowdAddresses) Make(context.Context, *vmv1.VirtualMachine) error { return nil }
+func crowdIPs() crowdAddresses[*networkv1.VirtualMachineIPAddress] {
+	status := &networkv1.VirtualMachineIPAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10"}
+	return crowdAddresses[*networkv1.VirtualMachineIPAddress]{func(meta *metav1.ObjectMeta) *networkv1.VirtualMachineIPAddress {
+		return &networkv1.VirtualMachineIPAddress{Metadata: meta, Status: status}
+	}}
+}
 
-func (crowdAddresses) Claim(context.Context, *networkv1.VirtualMachineIPAddress, *metav1.Holder) (*networkv1.Port, error) {
+func crowdMACs() crowdAddresses[*networkv1.VirtualMachineMACAddress] {
+	status := &networkv1.VirtualMachineMACAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "02:00:00:00:00:01"}
+	return crowdAddresses[*networkv1.VirtualMachineMACAddress]{func(meta *metav1.ObjectMeta) *networkv1.VirtualMachineMACAddress {
+		return &networkv1.VirtualMachineMACAddress{Metadata: meta, Status: status}
+	}}
+}
+
+func (c crowdAddresses[T]) Find(vm *vmv1.VirtualMachine, _ string) T {
+	return c.of(&metav1.ObjectMeta{Namespace: "default", Name: vm.GetMetadata().GetName(), Uid: vm.GetMetadata().GetUid()})
+}
+
+func (crowdAddresses[T]) Claim(context.Context, T, *metav1.Holder) (*networkv1.Port, error) {
 	return &networkv1.Port{MacAddress: "02:00:00:00:00:01", Address: "10.66.10.10/24"}, nil
 }
 
-func (crowdAddresses) Release(context.Context, *networkv1.VirtualMachineIPAddress, *metav1.Holder) error {
-	return nil
-}
+func (crowdAddresses[T]) Release(context.Context, T, *metav1.Holder) error { return nil }
 
-func (crowdAddresses) Held(*metav1.Holder) []*networkv1.VirtualMachineIPAddress { return nil }
+func (crowdAddresses[T]) Held(*metav1.Holder) []T { return nil }
 
 // crowdEngine notes who was asked about.
 type crowdEngine struct {

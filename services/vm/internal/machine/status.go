@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 )
 
@@ -17,14 +18,18 @@ const keptTransitions = 10
 // status says what was observed. Of the old status it takes only times: since
 // when conditions hold, and when phases changed.
 func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.VirtualMachineStatus {
-	phase, address := phase(vm, o), o.address
+	phase, address, mac := phase(vm, o), o.address, o.mac
 	if o.plugged != nil {
 		address = o.plugged
+	}
+	if o.card != nil {
+		mac = o.card
 	}
 	status := &vmv1.VirtualMachineStatus{
 		Phase:                       phase,
 		IpAddress:                   address.GetStatus().GetAddress(),
 		VirtualMachineIpAddressName: address.GetMetadata().GetName(),
+		Networks:                    networks(address, mac),
 		BlockDeviceRefs:             r.deviceStatuses(vm, o),
 		Resources:                   r.resources(vm.GetSpec()),
 		Stats:                       r.stats(vm, o, phase),
@@ -45,6 +50,15 @@ func (r *Reconciler) status(vm *vmv1.VirtualMachine, o *observation) *vmv1.Virtu
 		status.RestartAwaitingChanges = append(status.RestartAwaitingChanges, c.message())
 	}
 	return status
+}
+
+// networks are the VM's one interface.
+func networks(address *networkv1.VirtualMachineIPAddress, mac *networkv1.VirtualMachineMACAddress) []*vmv1.NetworkStatus {
+	return []*vmv1.NetworkStatus{{
+		Id: 1, Type: vmv1.NetworkType_Main.String(),
+		MacAddress: mac.GetStatus().GetAddress(), VirtualMachineMacAddressName: mac.GetMetadata().GetName(),
+		IpAddress: address.GetStatus().GetAddress(),
+	}}
 }
 
 // phase sums up an observation (guide, "Virtual Machine Life Cycle").

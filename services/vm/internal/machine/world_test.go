@@ -18,6 +18,7 @@ import (
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
 	"orlop.dev/kit/reconcile/condition"
+	"orlop.dev/kit/resource"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/machine/machinetest"
 	"orlop.dev/services/vm/internal/node"
@@ -38,7 +39,8 @@ type world struct {
 	engine    *machinetest.Engine
 	wire      *wire
 	devices   *devices
-	addresses *addresses
+	addresses *addresses[*networkv1.VirtualMachineIPAddress]
+	macs      *addresses[*networkv1.VirtualMachineMACAddress]
 	secrets   secrets
 	discarded string // whose non-volatile parts are gone
 	classes   map[string]*vmv1.VirtualMachineClass
@@ -62,10 +64,10 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 	w.devices = &devices{wire: w.wire, states: map[string]machine.DeviceState{}, holders: map[string][]*metav1.Holder{}}
 	w.devices.unmade, w.devices.nodes = map[string]bool{}, map[string]string{}
 	w.secrets = secrets{}
-	w.addresses = &addresses{wire: w.wire, all: map[string]*networkv1.VirtualMachineIPAddress{}}
+	w.addresses, w.macs = ipAddresses(w.wire), macAddresses(w.wire)
 	w.devices.add("VirtualDisk root")
 	w.r = &machine.Reconciler{
-		Classes: w, Devices: w.devices, Addresses: w.addresses, Attachments: w, Secrets: w.secrets, NonVolatile: w,
+		Classes: w, Devices: w.devices, Allocator: w, Addresses: w.addresses, MACs: w.macs, Attachments: w, Secrets: w.secrets, NonVolatile: w,
 		Overhead: func(*vmv1.VirtualMachineSpec) int64 { return 100 << 20 }, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
 		Survey: &placement.Survey{
 			Nodes: func(context.Context) ([]node.Node, error) { return w.nodes, nil }, Class: w.Class, Power: w.power,
@@ -148,7 +150,7 @@ func (w *world) snapshot() string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return fmt.Sprintf("%v %v %s %v %d", w.vm.GetStatus().GetPhase(), w.devices.holders, text, w.addresses.all, w.engine.Starts())
+	return fmt.Sprintf("%v %v %s %v %v %d", w.vm.GetStatus().GetPhase(), w.devices.holders, text, w.addresses.all, w.macs.all, w.engine.Starts())
 }
 
 func (w *world) uid() string { return w.vm.GetMetadata().GetUid() }
@@ -355,45 +357,73 @@ func (d *devices) Held(holder *metav1.Holder) []machine.HeldDevice {
 }
 
 // addresses are a network service in which every address is bound at once.
-type addresses struct {
+type addresses[T resource.Object] struct {
 	wire *wire
-	all  map[string]*networkv1.VirtualMachineIPAddress
-	made int
+	name string
+	// bound makes the address that has a place in the order of making.
+	bound func(meta *metav1.ObjectMeta, place int) T
+	all   map[string]T
+	made  int
 }
 
-func (a *addresses) Find(vm *vmv1.VirtualMachine, name string) *networkv1.VirtualMachineIPAddress {
+func ipAddresses(wire *wire) *addresses[*networkv1.VirtualMachineIPAddress] {
+	return &addresses[*networkv1.VirtualMachineIPAddress]{
+		wire: wire, name: "Addresses", all: map[string]*networkv1.VirtualMachineIPAddress{},
+		bound: func(meta *metav1.ObjectMeta, place int) *networkv1.VirtualMachineIPAddress {
+			return &networkv1.VirtualMachineIPAddress{Metadata: meta, Status: &networkv1.VirtualMachineIPAddressStatus{
+				Phase: networkv1.IPAddressPhase_Bound, Address: fmt.Sprintf("10.66.10.%d", 10+place),
+			}}
+		},
+	}
+}
+
+func macAddresses(wire *wire) *addresses[*networkv1.VirtualMachineMACAddress] {
+	return &addresses[*networkv1.VirtualMachineMACAddress]{
+		wire: wire, name: "MACs", all: map[string]*networkv1.VirtualMachineMACAddress{},
+		bound: func(meta *metav1.ObjectMeta, place int) *networkv1.VirtualMachineMACAddress {
+			return &networkv1.VirtualMachineMACAddress{Metadata: meta, Status: &networkv1.VirtualMachineMACAddressStatus{
+				Phase: networkv1.IPAddressPhase_Bound, Address: fmt.Sprintf("02:00:00:00:00:%02x", 1+place),
+			}}
+		},
+	}
+}
+
+func (a *addresses[T]) Find(vm *vmv1.VirtualMachine, name string) T {
 	if name == "" {
 		name = vm.GetMetadata().GetName() + "-auto"
 	}
 	return a.all[name]
 }
 
-func (a *addresses) add(name string) *networkv1.VirtualMachineIPAddress {
-	address := &networkv1.VirtualMachineIPAddress{
-		Metadata: &metav1.ObjectMeta{Namespace: "default", Name: name, Uid: name},
-		Status: &networkv1.VirtualMachineIPAddressStatus{
-			Phase: networkv1.IPAddressPhase_Bound, Address: fmt.Sprintf("10.66.10.%d", 10+len(a.all)),
-		},
-	}
+func (a *addresses[T]) add(name string) T {
+	address := a.bound(&metav1.ObjectMeta{Namespace: "default", Name: name, Uid: name}, len(a.all))
 	a.all[name] = address
 	return address
 }
 
-func (a *addresses) Make(ctx context.Context, vm *vmv1.VirtualMachine) error {
-	return a.wire.around(ctx, "Addresses.Make", func() error {
-		a.add(vm.GetMetadata().GetName() + "-auto")
-		a.made++
+// Allocate implements machine.Allocator.
+func (w *world) Allocate(ctx context.Context, vm *vmv1.VirtualMachine, ip, mac bool) error {
+	return w.wire.around(ctx, "Allocate", func() error {
+		name := vm.GetMetadata().GetName() + "-auto"
+		if ip {
+			w.addresses.add(name)
+			w.addresses.made++
+		}
+		if mac {
+			w.macs.add(name)
+			w.macs.made++
+		}
 		return nil
 	})
 }
 
-func (a *addresses) Claim(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) (*networkv1.Port, error) {
-	port := &networkv1.Port{MacAddress: "02:00:00:00:00:01", Address: address.GetStatus().GetAddress() + "/24"}
-	return port, a.wire.around(ctx, "Addresses.Claim"+use(holder), func() error {
+func (a *addresses[T]) Claim(ctx context.Context, address T, holder *metav1.Holder) (*networkv1.Port, error) {
+	port := &networkv1.Port{MacAddress: "02:00:00:00:00:01", Address: "10.66.10.10/24"}
+	return port, a.wire.around(ctx, a.name+".Claim"+use(holder), func() error {
 		meta := a.all[address.GetMetadata().GetName()].GetMetadata()
 		for _, other := range meta.GetHolders() {
 			if other.GetUid() != holder.GetUid() {
-				return fault.New(fault.NotReady, "VirtualMachineIPAddressAlreadyInUse", "it is another's")
+				return fault.New(fault.NotReady, address.GetKind()+"AlreadyInUse", "it is another's")
 			}
 		}
 		meta.Holders = []*metav1.Holder{holder}
@@ -401,20 +431,20 @@ func (a *addresses) Claim(ctx context.Context, address *networkv1.VirtualMachine
 	})
 }
 
-func (a *addresses) Release(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) error {
-	return a.wire.around(ctx, "Addresses.Release", func() error {
+func (a *addresses[T]) Release(ctx context.Context, address T, holder *metav1.Holder) error {
+	return a.wire.around(ctx, a.name+".Release", func() error {
 		meta := a.all[address.GetMetadata().GetName()].GetMetadata()
 		meta.Holders = slices.DeleteFunc(meta.GetHolders(), func(h *metav1.Holder) bool { return h.GetUid() == holder.GetUid() })
 		return nil
 	})
 }
 
-func (a *addresses) Held(holder *metav1.Holder) []*networkv1.VirtualMachineIPAddress {
-	var held []*networkv1.VirtualMachineIPAddress
+func (a *addresses[T]) Held(holder *metav1.Holder) []T {
+	var held []T
 	for _, address := range a.all {
 		for _, h := range address.GetMetadata().GetHolders() {
 			if h.GetUid() == holder.GetUid() {
-				held = append(held, proto.CloneOf(address))
+				held = append(held, resource.Clone(address))
 			}
 		}
 	}

@@ -22,79 +22,109 @@ const (
 )
 
 // Addresses implements machine.Addresses.
-type Addresses struct {
-	mirror *resource.Mirror[*networkv1.VirtualMachineIPAddress]
+type Addresses[T resource.Object] struct {
+	mirror *resource.Mirror[T]
 }
 
-// NewAddresses returns a copy over a connection to the network service.
-func NewAddresses(network grpc.ClientConnInterface, changed Changed) (*Addresses, error) {
+// NewAddresses returns a copy of the IP addresses over a connection to the network
+// service.
+func NewAddresses(network grpc.ClientConnInterface, changed Changed) (*Addresses[*networkv1.VirtualMachineIPAddress], error) {
 	mirror, err := newMirror[*networkv1.VirtualMachineIPAddress](network, changed)
-	return &Addresses{mirror: mirror}, err
+	return &Addresses[*networkv1.VirtualMachineIPAddress]{mirror}, err
+}
+
+// NewMACs is the same of MAC addresses.
+func NewMACs(network grpc.ClientConnInterface, changed Changed) (*Addresses[*networkv1.VirtualMachineMACAddress], error) {
+	mirror, err := newMirror[*networkv1.VirtualMachineMACAddress](network, changed)
+	return &Addresses[*networkv1.VirtualMachineMACAddress]{mirror}, err
 }
 
 // Run keeps the copy until ctx ends.
-func (a *Addresses) Run(ctx context.Context) error { return a.mirror.Run(ctx) }
+func (a *Addresses[T]) Run(ctx context.Context) error { return a.mirror.Run(ctx) }
 
 // WaitSynced blocks until the copy is complete, or ctx ends.
-func (a *Addresses) WaitSynced(ctx context.Context) error { return a.mirror.WaitSynced(ctx) }
+func (a *Addresses[T]) WaitSynced(ctx context.Context) error { return a.mirror.WaitSynced(ctx) }
 
 // Find implements machine.Addresses.
-func (a *Addresses) Find(vm *vmv1.VirtualMachine, name string) *networkv1.VirtualMachineIPAddress {
+func (a *Addresses[T]) Find(vm *vmv1.VirtualMachine, name string) T {
+	var none T
 	meta := vm.GetMetadata()
 	if name != "" {
 		address, found := a.mirror.Get(resource.Key{Namespace: meta.GetNamespace(), Name: name})
 		if !found {
-			return nil
+			return none
 		}
 		return address
 	}
 	address, found := a.mirror.Get(resource.Key{Namespace: meta.GetNamespace(), Name: OwnName(meta)})
 	if !found || address.GetMetadata().GetLabels()[machineLabel] != meta.GetUid() {
-		return nil
+		return none
 	}
 	return address
 }
 
-// OwnName is the name of the address that is made for a VM: the same each time,
-// so that a repeated Make makes no second one.
+// OwnName is the name of the addresses that are made for a VM: the same each time,
+// so that a repeated Allocate makes no second one.
 func OwnName(machine *metav1.ObjectMeta) string {
 	sum := sha256.Sum256([]byte(machine.GetUid()))
 	return machine.GetName() + "-" + hex.EncodeToString(sum[:])[:suffixLength]
 }
 
-// Make implements machine.Addresses.
-func (a *Addresses) Make(ctx context.Context, vm *vmv1.VirtualMachine) error {
-	meta := vm.GetMetadata()
-	controller := true
-	address := resource.New[*networkv1.VirtualMachineIPAddress](a.mirror.Client().Kind())
-	address.Metadata = &metav1.ObjectMeta{
+// Allocator implements machine.Allocator.
+type Allocator struct {
+	client networkv1.AddressServiceClient
+}
+
+// NewAllocator returns one over a connection to the network service.
+func NewAllocator(network grpc.ClientConnInterface) *Allocator {
+	return &Allocator{client: networkv1.NewAddressServiceClient(network)}
+}
+
+// Allocate implements machine.Allocator.
+func (a *Allocator) Allocate(ctx context.Context, vm *vmv1.VirtualMachine, ip, mac bool) error {
+	wanted := new(networkv1.MachineAddresses)
+	if ip {
+		wanted.VirtualMachineIpAddress = &networkv1.VirtualMachineIPAddress{
+			Metadata: metaOf(vm), Spec: &networkv1.VirtualMachineIPAddressSpec{Type: networkv1.IPAddressType_Auto},
+		}
+	}
+	if mac {
+		wanted.VirtualMachineMacAddress = &networkv1.VirtualMachineMACAddress{
+			Metadata: metaOf(vm), Spec: new(networkv1.VirtualMachineMACAddressSpec),
+		}
+	}
+	_, err := a.client.AllocateAddresses(ctx, &networkv1.AllocateAddressesRequest{Machines: []*networkv1.MachineAddresses{wanted}})
+	if err = fault.FromStatus(err); fault.Is(err, fault.Exists) {
+		return nil // made already, and seen soon
+	}
+	return err
+}
+
+// metaOf is that of an address that is made for a VM, and goes with it.
+func metaOf(vm *vmv1.VirtualMachine) *metav1.ObjectMeta {
+	meta, controller := vm.GetMetadata(), true
+	return &metav1.ObjectMeta{
 		Name: OwnName(meta), Namespace: meta.GetNamespace(),
 		Labels: map[string]string{machineLabel: meta.GetUid()},
 		OwnerReferences: []*metav1.OwnerReference{{
 			ApiVersion: vm.GetApiVersion(), Kind: vm.GetKind(), Name: meta.GetName(), Uid: meta.GetUid(), Controller: &controller,
 		}},
 	}
-	address.Spec = &networkv1.VirtualMachineIPAddressSpec{Type: networkv1.IPAddressType_Auto}
-	_, err := a.mirror.Client().Create(ctx, address, resource.WriteOptions{})
-	if fault.Is(err, fault.Exists) {
-		return nil // made already, and seen soon
-	}
-	return err
 }
 
 // Held implements machine.Addresses.
-func (a *Addresses) Held(holder *metav1.Holder) []*networkv1.VirtualMachineIPAddress {
+func (a *Addresses[T]) Held(holder *metav1.Holder) []T {
 	return a.mirror.HeldBy(holder.GetUid())
 }
 
 // Claim implements machine.Addresses.
-func (a *Addresses) Claim(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) (*networkv1.Port, error) {
+func (a *Addresses[T]) Claim(ctx context.Context, address T, holder *metav1.Holder) (*networkv1.Port, error) {
 	port := new(networkv1.Port)
 	return port, a.mirror.Client().Claim(ctx, resource.KeyOf(address), holder, port)
 }
 
 // Release implements machine.Addresses.
-func (a *Addresses) Release(ctx context.Context, address *networkv1.VirtualMachineIPAddress, holder *metav1.Holder) error {
+func (a *Addresses[T]) Release(ctx context.Context, address T, holder *metav1.Holder) error {
 	err := a.mirror.Client().Release(ctx, resource.KeyOf(address), holder.GetUid())
 	if fault.Is(err, fault.NotFound) {
 		return nil

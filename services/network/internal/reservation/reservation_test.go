@@ -1,4 +1,4 @@
-package ipaddress
+package reservation
 
 import (
 	"context"
@@ -23,6 +23,13 @@ var (
 	other     = netip.MustParseAddr("10.66.10.15")
 	errWonder = errors.New("nobody expected this")
 )
+
+type (
+	ipAddress    = *networkv1.VirtualMachineIPAddress
+	ipReconciler = Reconciler[netip.Addr, ipAddress]
+)
+
+var kind = IPKind()
 
 // shelf has leases of one owner, as a lease.Book would, or fails as one would.
 type shelf struct {
@@ -103,7 +110,7 @@ func deleted(ip *networkv1.VirtualMachineIPAddress) *networkv1.VirtualMachineIPA
 }
 
 func TestStatusSaysWhatIsThere(t *testing.T) {
-	taken := fault.New(fault.NotReady, lease.ReasonAlreadyExists, "taken")
+	taken := fault.New(fault.NotReady, kind.reason(lease.AlreadyExists), "taken")
 	tests := map[string]struct {
 		ip      *networkv1.VirtualMachineIPAddress
 		shelf   shelf
@@ -114,20 +121,20 @@ func TestStatusSaysWhatIsThere(t *testing.T) {
 	}{
 		"any address":                      {automatic(), shelf{}, networkv1.IPAddressPhase_Bound, "10.66.10.14", "Bound", ""},
 		"any, left by a process that died": {automatic(), shelf{held: []netip.Addr{other}}, networkv1.IPAddressPhase_Bound, "10.66.10.15", "Bound", ""},
-		"none is left":                     {automatic(), shelf{fail: fault.New(fault.Exhausted, lease.ReasonExhausted, "full")}, networkv1.IPAddressPhase_Pending, "", lease.ReasonExhausted, ""},
+		"none is left":                     {automatic(), shelf{fail: fault.New(fault.Exhausted, kind.reason(lease.Exhausted), "full")}, networkv1.IPAddressPhase_Pending, "", kind.reason(lease.Exhausted), ""},
 		"a certain one":                    {static("10.66.10.14"), shelf{}, networkv1.IPAddressPhase_Bound, "10.66.10.14", "Bound", ""},
-		"a certain one, taken":             {static("10.66.10.14"), shelf{fail: taken}, networkv1.IPAddressPhase_Pending, "", lease.ReasonAlreadyExists, ""},
-		"nonsense":                         {static("10.66.10"), shelf{}, networkv1.IPAddressPhase_Pending, "", reasonInvalid, ""},
+		"a certain one, taken":             {static("10.66.10.14"), shelf{fail: taken}, networkv1.IPAddressPhase_Pending, "", kind.reason(lease.AlreadyExists), ""},
+		"nonsense":                         {static("10.66.10"), shelf{}, networkv1.IPAddressPhase_Pending, "", kind.reason(invalid), ""},
 		"told before":                      {told(automatic(), other), shelf{held: []netip.Addr{other}}, networkv1.IPAddressPhase_Bound, "10.66.10.15", "Bound", ""},
 		"told before, lease gone":          {told(automatic(), other), shelf{}, networkv1.IPAddressPhase_Bound, "10.66.10.15", "Bound", ""},
-		"told before, lost":                {told(automatic(), other), shelf{fail: taken}, networkv1.IPAddressPhase_Pending, "10.66.10.15", reasonLeaseLost, ""},
+		"told before, lost":                {told(automatic(), other), shelf{fail: taken}, networkv1.IPAddressPhase_Pending, "10.66.10.15", kind.reason(lease.Lost), ""},
 		"referred to":                      {held(told(automatic(), at), false), shelf{held: []netip.Addr{at}}, networkv1.IPAddressPhase_Attached, "10.66.10.14", "Bound", "vm"},
 		"used":                             {held(told(automatic(), at), true), shelf{held: []netip.Addr{at}}, networkv1.IPAddressPhase_Attached, "10.66.10.14", "Bound", "vm"},
 		"used, deleted":                    {deleted(held(told(automatic(), at), true)), shelf{held: []netip.Addr{at}}, networkv1.IPAddressPhase_Attached, "10.66.10.14", "Bound", "vm"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			r := &Reconciler{Check: inRange, Leases: &test.shelf, Ports: &plugs{}, Now: time.Now}
+			r := &ipReconciler{Kind: kind, Check: inRange, Leases: &test.shelf, Ports: &plugs{}, Now: time.Now}
 			result, _ := r.Reconcile(t.Context(), test.ip)
 			status := result.Status.(*networkv1.VirtualMachineIPAddressStatus)
 			if status.GetPhase() != test.phase || status.GetAddress() != test.address || status.GetVirtualMachineName() != test.machine {
@@ -149,7 +156,7 @@ func TestStatusSaysWhatIsThere(t *testing.T) {
 
 func TestFailureToLookChangesNothing(t *testing.T) {
 	for _, failure := range []error{errWonder, fault.New(fault.Transient, "StoreUnavailable", "down")} {
-		r := &Reconciler{Check: inRange, Leases: &shelf{fail: failure}, Ports: &plugs{}, Now: time.Now}
+		r := &ipReconciler{Kind: kind, Check: inRange, Leases: &shelf{fail: failure}, Ports: &plugs{}, Now: time.Now}
 		if result, err := r.Reconcile(t.Context(), told(automatic(), at)); result.Status != nil || !errors.Is(err, failure) {
 			t.Errorf("%v, %v", result, err)
 		}
@@ -158,7 +165,7 @@ func TestFailureToLookChangesNothing(t *testing.T) {
 
 func TestChangedWishGivesTheFirstAddressBack(t *testing.T) {
 	leases := &shelf{held: []netip.Addr{other}}
-	r := &Reconciler{Check: inRange, Leases: leases, Ports: &plugs{}, Now: time.Now}
+	r := &ipReconciler{Kind: kind, Check: inRange, Leases: leases, Ports: &plugs{}, Now: time.Now}
 	if _, err := r.Reconcile(t.Context(), static("10.66.10.14")); err != nil || !slices.Equal(leases.held, []netip.Addr{at}) {
 		t.Errorf("holds %v, %v", leases.held, err)
 	}
@@ -166,7 +173,7 @@ func TestChangedWishGivesTheFirstAddressBack(t *testing.T) {
 
 func TestDeletionUnplugsAndGivesBackOnceNobodyRuns(t *testing.T) {
 	leases, ports := &shelf{held: []netip.Addr{at, other}}, &plugs{}
-	r := &Reconciler{Check: inRange, Leases: leases, Ports: ports, Now: time.Now}
+	r := &ipReconciler{Kind: kind, Check: inRange, Leases: leases, Ports: ports, Now: time.Now}
 	if _, err := r.Reconcile(t.Context(), deleted(held(told(automatic(), at), true))); err != nil || len(leases.held) != 2 || len(ports.unplugged) != 0 {
 		t.Fatalf("while a VM runs: holds %v, unplugged %v, %v", leases.held, ports.unplugged, err)
 	}
@@ -177,8 +184,8 @@ func TestDeletionUnplugsAndGivesBackOnceNobodyRuns(t *testing.T) {
 }
 
 func TestWaitingAreThoseWhomAnotherLeaseMayHelp(t *testing.T) {
-	leases := &shelf{fail: fault.New(fault.Exhausted, lease.ReasonExhausted, "full")}
-	r := &Reconciler{Check: inRange, Leases: leases, Ports: &plugs{}, Now: time.Now}
+	leases := &shelf{fail: fault.New(fault.Exhausted, kind.reason(lease.Exhausted), "full")}
+	r := &ipReconciler{Kind: kind, Check: inRange, Leases: leases, Ports: &plugs{}, Now: time.Now}
 	_, _ = r.Reconcile(t.Context(), automatic())
 	if waiting := r.Waiting(); !slices.Equal(waiting, []resource.Key{{Namespace: "default", Name: "web"}}) {
 		t.Errorf("waiting: %v", waiting)
@@ -203,10 +210,10 @@ func TestOnlyOneMachineHasAnAddress(t *testing.T) {
 		"the first, referring":            {told(automatic(), at), machine("vm", false), ""},
 		"the same again":                  {held(told(automatic(), at), true), machine("vm", true), ""},
 		"the same, stopped":               {held(told(automatic(), at), true), machine("vm", false), ""},
-		"a second":                        {held(told(automatic(), at), true), machine("b", true), ReasonAlreadyInUse},
-		"a second beside one that refers": {held(told(automatic(), at), false), machine("b", true), ReasonAlreadyInUse},
-		"a second that refers":            {held(told(automatic(), at), true), machine("b", false), ReasonAlreadyInUse},
-		"before there is an address":      {automatic(), machine("vm", true), ReasonNotReady},
+		"a second":                        {held(told(automatic(), at), true), machine("b", true), kind.reason(AlreadyInUse)},
+		"a second beside one that refers": {held(told(automatic(), at), false), machine("b", true), kind.reason(AlreadyInUse)},
+		"a second that refers":            {held(told(automatic(), at), true), machine("b", false), kind.reason(AlreadyInUse)},
+		"before there is an address":      {automatic(), machine("vm", true), kind.reason(NotReady)},
 		"something else":                  {told(automatic(), at), &metav1.Holder{Kind: "Pod", Uid: "u"}, fault.ReasonInvalid},
 		"one that would start at its end": {deleted(held(told(automatic(), at), false)), machine("vm", true), resource.ReasonTerminating},
 		"one that runs on at its end":     {deleted(held(told(automatic(), at), true)), machine("vm", true), ""},
@@ -214,7 +221,7 @@ func TestOnlyOneMachineHasAnAddress(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if err := AdmitHolder(test.ip, test.holder); fault.ReasonOf(err) != test.reason {
+			if err := kind.AdmitHolder(test.ip, test.holder); fault.ReasonOf(err) != test.reason {
 				t.Errorf("got %v, want reason %q", err, test.reason)
 			}
 		})
@@ -226,7 +233,7 @@ type pool struct{}
 
 func (pool) Check(wanted netip.Addr) error {
 	if wanted != at && wanted != other {
-		return fault.New(fault.Invalid, lease.ReasonOutOfRange, "out of range")
+		return fault.New(fault.Invalid, kind.reason(lease.OutOfRange), "out of range")
 	}
 	return nil
 }
@@ -261,7 +268,7 @@ func TestAdmission(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			err := Admission{Leases: pool{}}.Admit(t.Context(), test.old, test.new)
+			err := Admission[netip.Addr, ipAddress]{Kind: kind, Leases: pool{}}.Admit(t.Context(), test.old, test.new)
 			if test.field == "" {
 				if err != nil {
 					t.Error(err)
@@ -276,15 +283,17 @@ func TestAdmission(t *testing.T) {
 }
 
 func TestAddressWhoseCIDRIsGoneSaysSoAndIsKept(t *testing.T) {
-	shrunk := func(netip.Addr) error { return fault.New(fault.Invalid, lease.ReasonOutOfRange, "it is outside") }
+	shrunk := func(netip.Addr) error {
+		return fault.New(fault.Invalid, kind.reason(lease.OutOfRange), "it is outside")
+	}
 	leases := &shelf{held: []netip.Addr{at}}
-	r := &Reconciler{Check: shrunk, Leases: leases, Ports: &plugs{}, Now: time.Now}
+	r := &ipReconciler{Kind: kind, Check: shrunk, Leases: leases, Ports: &plugs{}, Now: time.Now}
 	ip := automatic()
 	ip.Status = &networkv1.VirtualMachineIPAddressStatus{Address: at.String(), Phase: networkv1.IPAddressPhase_Bound}
 	result, err := r.Reconcile(t.Context(), ip)
 	status, _ := result.Status.(*networkv1.VirtualMachineIPAddressStatus)
 	bound := condition.Find(status.GetConditions(), "Bound")
-	if !fault.Is(err, fault.NotReady) || bound.GetReason() != lease.ReasonOutOfRange || status.GetAddress() != at.String() ||
+	if !fault.Is(err, fault.NotReady) || bound.GetReason() != kind.reason(lease.OutOfRange) || status.GetAddress() != at.String() ||
 		status.GetPhase() != networkv1.IPAddressPhase_Pending || len(leases.held) != 1 {
 		t.Errorf("%v, %v; leases %v", status, err, leases.held)
 	}
