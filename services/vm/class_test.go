@@ -7,6 +7,7 @@ import (
 	metav1 "orlop.dev/gen/orlop/meta/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/reconcile/condition"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/serve/servetest"
 )
@@ -85,4 +86,66 @@ func TestVMIsCompletedByItsClass(t *testing.T) {
 	if err != nil || first.GetSpec().GetVirtualMachineClassName() != "generic" {
 		t.Errorf("the first has become %v, %v", first.GetSpec(), err)
 	}
+}
+
+// allow changes what a class allows.
+func (h *house) allow(name string, policies ...*vmv1.SizingPolicy) {
+	h.t.Helper()
+	class, err := h.classes.Get(h.t.Context(), resource.Key{Name: name})
+	check(h.t, err)
+	class.Spec.SizingPolicies, class.Metadata.ResourceVersion = policies, ""
+	_, err = h.classes.Update(h.t.Context(), class, resource.UpdateOptions{Mask: []string{"spec.sizingPolicies"}})
+	check(h.t, err)
+}
+
+// awaitSizing waits until the VM's condition says so.
+func (h *house) awaitSizing(name string, status metav1.ConditionStatus_Value, words string) *vmv1.VirtualMachine {
+	h.t.Helper()
+	return servetest.Await(h.t, h.machines, key(name), "was matched: "+status.String()+" "+words, func(vm *vmv1.VirtualMachine) bool {
+		c := condition.Find(vm.GetStatus().GetConditions(), "SizingPolicyMatched")
+		return c.GetStatus() == status && strings.Contains(c.GetMessage(), words)
+	})
+}
+
+func TestVMThatItsClassNoLongerAllowsRunsOnAndSaysSo(t *testing.T) {
+	h := newHouse(t)
+	h.addDisk("root")
+	h.create("web")
+	h.bindAddresses()
+	uid := h.awaitPhase("web", vmv1.VirtualMachinePhase_Running).GetMetadata().GetUid()
+	h.awaitSizing("web", metav1.ConditionStatus_True, "")
+	before := processes(t, uid)
+
+	one := &vmv1.SizingCores{Min: 1, Max: 4}
+	for _, test := range []struct {
+		policy *vmv1.SizingPolicy
+		rule   string
+	}{
+		{&vmv1.SizingPolicy{Cores: &vmv1.SizingCores{Min: 2, Max: 4}}, "spec.cpu.cores is 1, and the class has 2 to 4"},
+		{&vmv1.SizingPolicy{Cores: one, CoreFractions: []int32{5, 20}}, "spec.cpu.coreFraction is 100%, and must be one of 5%, 20%"},
+		{&vmv1.SizingPolicy{Cores: one, Memory: &vmv1.SizingMemory{Min: "1Gi", Max: "2Gi"}}, "spec.memory.size is 64Mi, and must be at least 1Gi"},
+	} {
+		h.allow("generic", test.policy)
+		broken := h.awaitSizing("web", metav1.ConditionStatus_False, test.rule)
+		if c := condition.Find(broken.GetStatus().GetConditions(), "SizingPolicyMatched"); c.GetReason() != "SizingPolicyNotMatched" {
+			t.Errorf("its reason is %s", c.GetReason())
+		}
+		if phase := broken.GetStatus().GetPhase(); phase != vmv1.VirtualMachinePhase_Running {
+			t.Errorf("its phase is %s", phase)
+		}
+	}
+	broken, err := h.machines.Get(t.Context(), key("web"))
+	check(t, err)
+	broken.Spec.RunPolicy, broken.Metadata.ResourceVersion = vmv1.RunPolicy_Manual, ""
+	_, err = h.machines.Update(t.Context(), broken, resource.UpdateOptions{Mask: []string{"spec.runPolicy"}})
+	refused(t, err, "spec", "class generic", "spec.memory.size is 64Mi")
+
+	h.allow("generic")
+	h.awaitSizing("web", metav1.ConditionStatus_True, "")
+	if after := processes(t, uid); len(after) != 1 || after[0] != before[0] {
+		t.Errorf("process %v has become %v", before, after)
+	}
+	_, err = h.machines.Delete(t.Context(), key("web"), resource.DeleteOptions{})
+	check(t, err)
+	servetest.AwaitGone(t, h.machines, key("web"))
 }
