@@ -103,11 +103,13 @@ func dialSocket(path string) (*grpc.ClientConn, error) {
 // fleet is a vm service in a process of its own, with a disk and an address for
 // each of its VMs.
 type fleet struct {
-	b        *testing.B
-	dir      string
+	b       *testing.B
+	dir     string
+	conn    *grpc.ClientConn
+	ask     io.Writer
+	answers *bufio.Reader
+
 	machines *resource.Client[*vmv1.VirtualMachine]
-	ask      io.Writer
-	answers  *bufio.Reader
 }
 
 func newFleet(b *testing.B, size int) *fleet {
@@ -116,15 +118,18 @@ func newFleet(b *testing.B, size int) *fleet {
 	dir, err := os.MkdirTemp("", "fleet") // short enough for sockets
 	check(b, err)
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
-	b.Cleanup(func() { endLeft(b, dir) })
+	b.Cleanup(func() {
+		endLeft(b, dir)
+		removeGroups(b, filepath.Join(dir, "vm"))
+	})
 	f := &fleet{b: b, dir: dir}
 	server := etcdtest.Server(b)
 	f.servePeers(etcdtest.Client(b, server), size)
 	f.start(server.Config().ListenClientUrls[0].String())
-	conn, err := dialSocket(filepath.Join(dir, serviceSocket))
+	f.conn, err = dialSocket(filepath.Join(dir, serviceSocket))
 	check(b, err)
-	b.Cleanup(func() { _ = conn.Close() })
-	f.machines = servetest.ClientOf[*vmv1.VirtualMachine](b, conn)
+	b.Cleanup(func() { _ = f.conn.Close() })
+	f.machines = servetest.ClientOf[*vmv1.VirtualMachine](b, f.conn)
 	return f
 }
 

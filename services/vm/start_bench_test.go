@@ -136,28 +136,31 @@ func (f *fleet) startByHand(b *testing.B, commands [][]string) time.Duration {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), servetest.Patience)
 	defer cancel()
-	folders := make([]string, len(commands))
-	for i := range commands {
-		var err error
-		folders[i], err = os.MkdirTemp(f.dir, "hand")
-		check(b, err)
-	}
 	began := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
-	for i, command := range commands {
-		process := exec.Command(command[0], command[1:]...)
-		process.Dir = folders[i]
-		// As the engine's: a session of its own has its own share of the processor.
-		process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		check(b, process.Start())
-		defer func() {
-			_ = process.Process.Kill()
-			_ = process.Wait()
-		}()
-		group.Go(func() error { return awaitGuest(ctx, filepath.Join(folders[i], "qmp.sock")) })
+	for _, command := range commands {
+		socket, end := f.byHand(b, command)
+		defer end()
+		group.Go(func() error { return awaitGuest(ctx, socket) })
 	}
 	check(b, group.Wait())
 	return time.Since(began)
+}
+
+// byHand starts a command in a folder of its own. The socket is QEMU's monitor.
+func (f *fleet) byHand(b *testing.B, command []string) (socket string, end func()) {
+	b.Helper()
+	dir, err := os.MkdirTemp(f.dir, "hand")
+	check(b, err)
+	process := exec.Command(command[0], command[1:]...)
+	process.Dir = dir
+	// As the engine's: a session of its own has its own share of the processor.
+	process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	check(b, process.Start())
+	return filepath.Join(dir, "qmp.sock"), func() {
+		_ = process.Process.Kill()
+		_ = process.Wait()
+	}
 }
 
 // awaitGuest asks QEMU until it says that its guest runs, as often as the engine
@@ -180,14 +183,18 @@ func awaitGuest(ctx context.Context, socket string) error {
 }
 
 func askQEMU(ctx context.Context, socket, command string, answer any) error {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
-	if err != nil {
-		return err
-	}
-	client, err := qmp.New(ctx, conn)
+	client, err := dialQEMU(ctx, socket)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
 	return client.Execute(ctx, command, nil, answer)
+}
+
+func dialQEMU(ctx context.Context, socket string) (*qmp.Client, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	return qmp.New(ctx, conn)
 }

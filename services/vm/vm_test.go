@@ -80,6 +80,7 @@ func newHouse(t *testing.T) *house {
 		Etcd: store, Disks: others, Images: others, Networks: others, Dir: t.TempDir(),
 		Nodes: []string{"node-1", "node-2"}, MilliCPU: 8000, MemoryBytes: 8 << 30, Logger: servetest.Quiet(),
 	}
+	t.Cleanup(func() { removeGroups(t, h.opts.Dir) })
 	h.open()
 	return h
 }
@@ -112,6 +113,18 @@ func endLeft(t testing.TB, text string) {
 		check(t, err)
 		t.Errorf("process %d is left and ended: %v", number, unix.Kill(number, unix.SIGKILL))
 	}
+}
+
+// removeGroups removes the control groups of a service's guests, if it had any, as
+// whoever ends the guests does.
+func removeGroups(t testing.TB, dir string) {
+	t.Helper()
+	groups, err := os.ReadFile(filepath.Join(dir, "cgroups"))
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	check(t, err)
+	check(t, os.Remove(strings.TrimSpace(string(groups))))
 }
 
 // open starts an instance of the service.
