@@ -2,7 +2,7 @@
 # Runs the tests.
 #   fast   what needs no guest and no Kubernetes API: under two minutes, warm
 #   all    everything; the last one boots a guest through the built programs
-#   soak   the long ones alone
+#   soak   the long ones alone; ORLOP_SOAK_ROUNDS sets how many rounds some of them take
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

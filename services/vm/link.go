@@ -24,10 +24,26 @@ func (s *Service) Class(name string) (*vmv1.VirtualMachineClass, bool) {
 
 func (s *Service) allClasses() ([]*vmv1.VirtualMachineClass, error) { return s.classes.All("", nil) }
 
+// fillIn gives a VM that names no class, or no part of its cores' time, what its
+// class has for such.
+func (s *Service) fillIn(_ context.Context, old, vm *vmv1.VirtualMachine) error {
+	if vm.GetSpec() == nil {
+		return nil
+	}
+	if err := s.defaultClass(old, vm); err != nil {
+		return err
+	}
+	if cpu := vm.GetSpec().GetCpu(); cpu != nil && cpu.GetCoreFraction() == "" {
+		found, _ := s.Class(vm.GetSpec().GetVirtualMachineClassName()) // it may come later
+		cpu.CoreFraction = class.DefaultFraction(found, cpu.GetCores())
+	}
+	return nil
+}
+
 // defaultClass gives a VM that names no class the one that it has, or the default
 // one.
-func (s *Service) defaultClass(_ context.Context, old, vm *vmv1.VirtualMachine) error {
-	if vm.GetSpec() == nil || vm.GetSpec().GetVirtualMachineClassName() != "" {
+func (s *Service) defaultClass(old, vm *vmv1.VirtualMachine) error {
+	if vm.GetSpec().GetVirtualMachineClassName() != "" {
 		return nil
 	}
 	if had := old.GetSpec().GetVirtualMachineClassName(); had != "" {

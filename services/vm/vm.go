@@ -215,7 +215,7 @@ func (s *Service) keep(opts Options) error {
 		}
 	}
 	if s.machines, err = newKept(opts, keptOptions[*vmv1.VirtualMachine]{
-		reconciler: s.rules, fill: s.defaultClass, admit: s.rules.Admit, finalizer: machineFinalizer, workers: machineWorkers,
+		reconciler: s.rules, fill: s.fillIn, admit: s.rules.Admit, finalizer: machineFinalizer, workers: machineWorkers,
 	}); err != nil {
 		return err
 	}

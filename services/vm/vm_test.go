@@ -63,25 +63,10 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("runs QEMU: not in the fast run")
-	}
-	if _, err := exec.LookPath(qemu.DefaultBinary); err != nil {
-		t.Skip("qemu-system-x86_64 is not installed: make setup installs it")
-	}
+	needQEMU(t)
 	disk := filepath.Join(t.TempDir(), "disk.raw")
-	sector := make([]byte, 1<<20)
-	copy(sector, bootSector)
-	sector[510], sector[511] = 0x55, 0xaa
-	check(t, os.WriteFile(disk, sector, 0o600))
-
-	t.Cleanup(func() { // of a test that failed
-		for _, left := range processes(t, disk) {
-			number, err := strconv.Atoi(left)
-			check(t, err)
-			t.Errorf("process %d is left and ended: %v", number, unix.Kill(number, unix.SIGKILL))
-		}
-	})
+	writeDisk(t, disk)
+	t.Cleanup(func() { endLeft(t, disk) })
 
 	h := &house{t: t, disk: disk}
 	store := etcdtest.Start(t)
@@ -106,8 +91,51 @@ func newHouse(t *testing.T) *house {
 		Etcd: store, Disks: others, Images: others, Networks: others, Dir: t.TempDir(),
 		Nodes: []string{"node-1", "node-2"}, MilliCPU: 8000, MemoryBytes: 8 << 30, Logger: servetest.Quiet(),
 	}
+	t.Cleanup(func() { removeGroups(t, h.opts.Dir) })
 	h.open()
 	return h
+}
+
+func needQEMU(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("runs QEMU: not in the fast run")
+	}
+	if _, err := exec.LookPath(qemu.DefaultBinary); err != nil {
+		t.Skip("qemu-system-x86_64 is not installed: make setup installs it")
+	}
+}
+
+// writeDisk makes a raw disk with the guest.
+func writeDisk(t testing.TB, path string) {
+	t.Helper()
+	sector := make([]byte, 1<<20)
+	copy(sector, bootSector)
+	sector[510], sector[511] = 0x55, 0xaa
+	check(t, os.WriteFile(path, sector, 0o600))
+}
+
+// endLeft ends the QEMUs with the text in their command line, which only a test
+// that failed leaves.
+func endLeft(t testing.TB, text string) {
+	t.Helper()
+	for _, left := range processes(t, text) {
+		number, err := strconv.Atoi(left)
+		check(t, err)
+		t.Errorf("process %d is left and ended: %v", number, unix.Kill(number, unix.SIGKILL))
+	}
+}
+
+// removeGroups removes the control groups of a service's guests, if it had any, as
+// whoever ends the guests does.
+func removeGroups(t testing.TB, dir string) {
+	t.Helper()
+	groups, err := os.ReadFile(filepath.Join(dir, "cgroups"))
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	check(t, err)
+	check(t, os.Remove(strings.TrimSpace(string(groups))))
 }
 
 // open starts an instance of the service.
@@ -219,7 +247,7 @@ func read(t *testing.T, stream grpc.BidiStreamingClient[vmv1.AttachConsoleReques
 }
 
 // processes lists the QEMUs whose command line has the text.
-func processes(t *testing.T, text string) []string {
+func processes(t testing.TB, text string) []string {
 	t.Helper()
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	check(t, err)

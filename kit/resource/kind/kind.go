@@ -46,20 +46,35 @@ type Kind struct {
 	Methods Methods
 }
 
-// Defaulted are the names, as manifests have them, of the spec's fields that the
-// service fills in where they are left out.
+// Defaulted are the paths in the spec, as manifests have them, of the fields that
+// the service fills in where they are left out: cpu.coreFraction.
 func (k *Kind) Defaulted() []string {
 	if k.Spec == nil {
 		return nil
 	}
-	var names []string
-	fields := k.Spec.Message().Fields()
+	return defaulted(k.Spec.Message(), "", map[protoreflect.FullName]bool{})
+}
+
+// defaulted doesn't go into a message that it is in already.
+func defaulted(d protoreflect.MessageDescriptor, prefix string, within map[protoreflect.FullName]bool) []string {
+	if within[d.FullName()] {
+		return nil
+	}
+	within[d.FullName()] = true
+	defer delete(within, d.FullName())
+	var paths []string
+	fields := d.Fields()
 	for i := range fields.Len() {
-		if o, ok := proto.GetExtension(fields.Get(i).Options(), schemav1.E_Field).(*schemav1.Field); ok && o.GetDefaulted() {
-			names = append(names, fields.Get(i).JSONName())
+		f := fields.Get(i)
+		path := prefix + f.JSONName()
+		if o, ok := proto.GetExtension(f.Options(), schemav1.E_Field).(*schemav1.Field); ok && o.GetDefaulted() {
+			paths = append(paths, path)
+		}
+		if f.Message() != nil && f.Cardinality() != protoreflect.Repeated {
+			paths = append(paths, defaulted(f.Message(), path+".", within)...)
 		}
 	}
-	return names
+	return paths
 }
 
 // APIVersion is group/version, as manifests write it.

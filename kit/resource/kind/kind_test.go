@@ -2,6 +2,7 @@ package kind_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -33,6 +34,13 @@ func TestKindIsReadFromItsDescriptor(t *testing.T) {
 	}
 	if got := kind.Path(k.Methods.Watch); got != "/orlop.disk.v1.VirtualDiskService/WatchVirtualDisks" {
 		t.Errorf("path %s", got)
+	}
+}
+
+func TestDefaultedFieldsAreFoundInMessagesToo(t *testing.T) {
+	want := []string{"virtualMachineClassName", "cpu.coreFraction"}
+	if got := kind.Must(&vmv1.VirtualMachine{}).Defaulted(); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

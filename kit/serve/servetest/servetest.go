@@ -28,7 +28,7 @@ const Patience = 2 * time.Minute
 // Quiet is a logger that says nothing.
 func Quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +36,21 @@ func check(t *testing.T, err error) {
 }
 
 // Host runs parts behind a real gRPC server, until stop or the end of the test.
-func Host(t *testing.T, parts ...serve.Part) (conn *grpc.ClientConn, stop func()) {
+func Host(t testing.TB, parts ...serve.Part) (conn *grpc.ClientConn, stop func()) {
+	t.Helper()
+	listener := bufconn.Listen(1 << 20)
+	stop = Serve(t, listener, parts...)
+	conn, err := grpc.NewClient("passthrough:///test",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(fault.UnaryClientInterceptor), grpc.WithStreamInterceptor(fault.StreamClientInterceptor))
+	check(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn, stop
+}
+
+// Serve is Host for other processes, which connect to where listener listens.
+func Serve(t testing.TB, listener net.Listener, parts ...serve.Part) (stop func()) {
 	t.Helper()
 	server := grpc.NewServer(
 		grpc.UnaryInterceptor(fault.UnaryServerInterceptor), grpc.StreamInterceptor(fault.StreamServerInterceptor))
@@ -72,20 +86,19 @@ func Host(t *testing.T, parts ...serve.Part) (conn *grpc.ClientConn, stop func()
 			check(t, part.Ready(t.Context()))
 		}
 	}
-	listener := bufconn.Listen(1 << 20)
 	go func() { _ = server.Serve(listener) }() // ends with Stop
-	conn, err := grpc.NewClient("passthrough:///test",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(fault.UnaryClientInterceptor), grpc.WithStreamInterceptor(fault.StreamClientInterceptor))
-	check(t, err)
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn, stop
+	return stop
 }
 
 // StandIn serves the methods of another service's kind, whose claims it answers
 // with answer. Nothing reconciles it but the test.
-func StandIn[T resource.Object](t *testing.T, client *clientv3.Client, desc *grpc.ServiceDesc, answer proto.Message) (*resource.Collection[T], serve.Part) {
+func StandIn[T resource.Object](t testing.TB, client *clientv3.Client, desc *grpc.ServiceDesc, answer proto.Message) (*resource.Collection[T], serve.Part) {
+	t.Helper()
+	return StandInBy(t, client, desc, func(T) proto.Message { return answer })
+}
+
+// StandInBy is StandIn where claims of each object are answered by themselves.
+func StandInBy[T resource.Object](t testing.TB, client *clientv3.Client, desc *grpc.ServiceDesc, answer func(T) proto.Message) (*resource.Collection[T], serve.Part) {
 	t.Helper()
 	var none T
 	k := kind.Must(none)
@@ -94,7 +107,7 @@ func StandIn[T resource.Object](t *testing.T, client *clientv3.Client, desc *grp
 	methods, err := resource.NewMethods(resource.MethodOptions[T]{
 		Collection: collection,
 		Holding: &resource.Holding[T]{
-			Answer: func(context.Context, T, *metav1.Holder) (proto.Message, error) { return answer, nil },
+			Answer: func(_ context.Context, object T, _ *metav1.Holder) (proto.Message, error) { return answer(object), nil },
 		},
 	})
 	check(t, err)
@@ -107,7 +120,7 @@ func StandIn[T resource.Object](t *testing.T, client *clientv3.Client, desc *grp
 }
 
 // Await returns an object as soon as it is as wanted.
-func Await[T resource.Object](t *testing.T, client *resource.Client[T], at resource.Key, what string, wanted func(T) bool) T {
+func Await[T resource.Object](t testing.TB, client *resource.Client[T], at resource.Key, what string, wanted func(T) bool) T {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
@@ -126,7 +139,7 @@ func Await[T resource.Object](t *testing.T, client *resource.Client[T], at resou
 }
 
 // AwaitGone waits until an object is no more.
-func AwaitGone[T resource.Object](t *testing.T, client *resource.Client[T], at resource.Key) {
+func AwaitGone[T resource.Object](t testing.TB, client *resource.Client[T], at resource.Key) {
 	t.Helper()
 	deadline := time.NewTimer(Patience)
 	defer deadline.Stop()
@@ -145,7 +158,7 @@ func AwaitGone[T resource.Object](t *testing.T, client *resource.Client[T], at r
 }
 
 // ClientOf returns a client of the kind of T over a connection.
-func ClientOf[T resource.Object](t *testing.T, conn grpc.ClientConnInterface) *resource.Client[T] {
+func ClientOf[T resource.Object](t testing.TB, conn grpc.ClientConnInterface) *resource.Client[T] {
 	t.Helper()
 	var none T
 	client, err := resource.NewClient[T](conn, kind.Must(none))

@@ -23,8 +23,7 @@ bootloader: BIOS
 enableParavirtualization: true
 terminationGracePeriodSeconds: 60
 liveMigrationPolicy: PreferSafe
-disruptions: {restartApprovalMode: Manual}
-cpu: {coreFraction: 100%}`,
+disruptions: {restartApprovalMode: Manual}`,
 }
 
 // TestGuide holds the kinds' definitions alone against the user's guide: no
@@ -35,8 +34,9 @@ func TestGuide(t *testing.T) {
 	check(t, err)
 	nowhere := dial(t, authority, "127.0.0.1:1")
 	check(t, newOperator(t, c.server, authority, nowhere, c.logger).Install(t.Context()))
-	hook := &admission.ValidatingWebhookConfiguration{ObjectMeta: kubemeta.ObjectMeta{Name: "orlop-admission"}}
-	check(t, c.kube.Delete(t.Context(), hook))
+	meta := kubemeta.ObjectMeta{Name: "orlop-admission"}
+	check(t, c.kube.Delete(t.Context(), &admission.ValidatingWebhookConfiguration{ObjectMeta: meta}))
+	check(t, c.kube.Delete(t.Context(), &admission.MutatingWebhookConfiguration{ObjectMeta: meta}))
 	// The API server hears of it a moment later.
 	poll(t, "nobody is asked at admission", func() bool {
 		_, err := c.kubectl.try(t, render(t, manifestOf(t, "VirtualDisk", "probe", "")), "create", "-f", "-", "--dry-run=server")

@@ -77,7 +77,7 @@ func (h *house) testMACs(t *testing.T) {
 
 func (h *house) testMachines(t *testing.T) {
 	h.kubectl.run(t, "wait", "--for=jsonpath={.status.phase}=Ready", "vmclass/generic", "vmclass/host", "--timeout="+deadline.String())
-	small := newObject(t, "VirtualMachineClass", "small", `sizingPolicies: [{cores: {min: 1, max: 2}}]`)
+	small := newObject(t, "VirtualMachineClass", "small", `sizingPolicies: [{cores: {min: 1, max: 2}, coreFractions: [20, 50], defaultCoreFraction: 20}]`)
 	check(t, h.kube.Create(t.Context(), small))
 	h.kubectl.run(t, "wait", "--for=jsonpath={.status.phase}=Ready", "vmclass/small", "--timeout="+deadline.String())
 	if _, err := h.kubectl.try(t, render(t, manifestOf(t, "VirtualMachine", "fits", `virtualMachineClassName: small`)),
@@ -95,9 +95,15 @@ func (h *house) testMachines(t *testing.T) {
 		{kind: "VirtualMachine", patch: `{virtualMachineClassName: small, cpu: {cores: 4}}`, words: []string{"spec", "class small", "cores"}},
 		{kind: "VirtualMachine", patch: `memory: {size: 1Mi}`, words: []string{"spec.memory.size", "32Mi"}},
 		{kind: "VirtualMachine", patch: `cpu: {cores: 249}`, words: []string{"spec.cpu.cores", "248"}},
+		{kind: "VirtualMachine", patch: `{virtualMachineClassName: small, cpu: {cores: 1, coreFraction: 100%}}`, words: []string{"spec", "coreFraction", "20%, 50%"}},
+		{
+			kind: "VirtualMachineClass", name: "odd", patch: `sizingPolicies: [{cores: {min: 1, max: 4}, coreFractions: [5], defaultCoreFraction: 20}]`,
+			words: []string{"spec.sizingPolicies[0].defaultCoreFraction", "not in coreFractions: 5%"},
+		},
 		{kind: "VirtualMachineClass", name: "overlap", patch: `sizingPolicies: [{cores: {min: 1, max: 4}}, {cores: {min: 4, max: 8}}]`, words: []string{"spec.sizingPolicies[1]"}},
 	})
 	h.testDefaultClass(t)
+	h.testDefaultFraction(t)
 	h.kubectl.run(t, "delete", "vmclass", "small", "--timeout="+deadline.String())
 }
 
@@ -119,6 +125,22 @@ func (h *house) testDefaultClass(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "spec.virtualMachineClassName") && strings.Contains(err.Error(), annotation)
 	})
 	h.kubectl.run(t, "annotate", "vmclass", "generic", annotation+"=true")
+}
+
+// testDefaultFraction leaves the coreFraction of VMs out.
+func (h *house) testDefaultFraction(t *testing.T) {
+	for patch, want := range map[string]string{
+		`{virtualMachineClassName: small, cpu: {cores: 1, coreFraction: null}}`:   "20%",
+		`{virtualMachineClassName: small, cpu: {cores: 1, coreFraction: ""}}`:     "20%",
+		`{virtualMachineClassName: small, cpu: {cores: 1, coreFraction: 50%}}`:    "50%",
+		`{virtualMachineClassName: generic, cpu: {cores: 1, coreFraction: null}}`: "100%",
+	} {
+		said, err := h.kubectl.try(t, render(t, manifestOf(t, "VirtualMachine", "plain", patch)),
+			"create", "--dry-run=server", "-o", "jsonpath={.spec.cpu.coreFraction}", "-f", "-")
+		if err != nil || said != want {
+			t.Errorf("%s: coreFraction is %q, %v", patch, said, err)
+		}
+	}
 }
 
 // refuses applies what must be denied.

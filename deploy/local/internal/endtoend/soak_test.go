@@ -14,8 +14,24 @@ import (
 	"time"
 )
 
-// rounds of TestSoakKills take about half a minute each without KVM.
-const rounds = 50
+const (
+	// killRounds of TestSoakKills take about half a minute each without KVM.
+	killRounds = 50
+	// roundsVariable is how often the rounds of these tests are gone through, where
+	// it is not as often as they say.
+	roundsVariable = "ORLOP_SOAK_ROUNDS"
+)
+
+func soakRounds(t *testing.T, usual int) int {
+	t.Helper()
+	text := os.Getenv(roundsVariable)
+	if text == "" {
+		return usual
+	}
+	rounds, err := strconv.Atoi(text)
+	check(t, err)
+	return rounds
+}
 
 // TestSoakKills kills the daemon at any moment of a VM's stop and start, again
 // and again: each time the next daemon ends what the last one began, with one
@@ -28,7 +44,7 @@ func TestSoakKills(t *testing.T) {
 	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "quickstart.yaml"))
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
 
-	for round := range rounds {
+	for round := range soakRounds(t, killRounds) {
 		operation, phase := "stop", "Stopped"
 		if round%2 == 1 {
 			operation, phase = "start", "Running"
@@ -60,7 +76,7 @@ func TestSoakKillsInMigrations(t *testing.T) {
 	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 
-	for round := range rounds {
+	for round := range soakRounds(t, killRounds) {
 		boot := u.bootID()
 		u.orlop("evict", "linux-vm", "--create-only")
 		moment := rand.N(5 * time.Second)
@@ -118,7 +134,7 @@ func (u *user) operationsEnd() {
 // TestSoakKillsWhileImagesAndDisksAreMade is its short sister, many times.
 func TestSoakKillsWhileImagesAndDisksAreMade(t *testing.T) {
 	k := newKilled(t)
-	for round := range rounds {
+	for round := range soakRounds(t, killRounds) {
 		k.round(round)
 	}
 }

@@ -26,7 +26,7 @@ var asked = []string{"spec", "metadata.annotations"}
 
 // Kind asks one kind's service.
 type Kind struct {
-	// Defaulted are the fields of the spec that the service fills in.
+	// Defaulted are the paths in the spec of what the service fills in.
 	Defaulted []string
 	// Convert reads the service's form of a custom resource.
 	Convert func(*unstructured.Unstructured) (resource.Object, error)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -36,9 +37,13 @@ func (d Defaulter) Handle(ctx context.Context, request admission.Request) admiss
 	if err != nil {
 		return admission.Errored(http.StatusInternalServerError, err)
 	}
-	for _, name := range kind.Defaulted {
-		value, _, _ := unstructured.NestedString(stored, "spec", name)
-		if err := unstructured.SetNestedField(cr.Object, value, "spec", name); err != nil {
+	for _, path := range kind.Defaulted {
+		names := strings.Split("spec."+path, ".")
+		value, found, _ := unstructured.NestedString(stored, names...)
+		if !found {
+			continue
+		}
+		if err := unstructured.SetNestedField(cr.Object, value, names...); err != nil {
 			return admission.Errored(http.StatusBadRequest, err)
 		}
 	}

@@ -31,7 +31,7 @@ type Webhook struct {
 	EvictionURL string
 }
 
-// Defaulted are, by their kinds' names, the fields of specs that services fill in.
+// Defaulted are, by their kinds' names, the paths in specs of what services fill in.
 type Defaulted map[string][]string
 
 // ApplyWebhook registers the admission webhook for the definitions' kinds.
@@ -54,7 +54,7 @@ func (w Webhook) defaults(definitions []*apiextensions.CustomResourceDefinition,
 		fail, equivalent, none, timeout := admission.Fail, admission.Equivalent, admission.SideEffectClassNone, int32(webhookTimeoutSeconds)
 		var left []string
 		for _, field := range fields {
-			left = append(left, "!has(object.spec."+field+") || object.spec."+field+" == ''")
+			left = append(left, leftOut(field))
 		}
 		config.Webhooks = append(config.Webhooks, admission.MutatingWebhook{
 			Name:                    definition.Spec.Names.Singular + ".default.orlop.dev",
@@ -73,6 +73,17 @@ func (w Webhook) defaults(definitions []*apiextensions.CustomResourceDefinition,
 		})
 	}
 	return config
+}
+
+// leftOut is true of a spec without that field. What the field is in is the
+// schema's to ask for.
+func leftOut(path string) string {
+	field := "object.spec." + path
+	condition := "!has(" + field + ") || " + field + " == ''"
+	for dot := strings.LastIndex(path, "."); dot >= 0; dot = strings.LastIndex(path[:dot], ".") {
+		condition = "has(object.spec." + path[:dot] + ") && (" + condition + ")"
+	}
+	return "(" + condition + ")"
 }
 
 // configuration asks the services only about a changed spec, or annotations,

@@ -394,7 +394,8 @@ type Field struct {
 	// Null is a legal value in manifests and reads as unset.
 	Nullable bool `protobuf:"varint,7,opt,name=nullable,proto3" json:"nullable,omitempty"`
 	// The service fills the field in where it is left out: a default that only it
-	// can know. Fields of a spec itself, with texts, can have it.
+	// can know. Fields with texts can have it, in a spec or in a message that a spec
+	// has once.
 	Defaulted     bool `protobuf:"varint,8,opt,name=defaulted,proto3" json:"defaulted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

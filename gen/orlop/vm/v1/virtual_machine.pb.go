@@ -1241,7 +1241,8 @@ type CPU struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of cores.
 	Cores int32 `protobuf:"varint,1,opt,name=cores,proto3" json:"cores,omitempty"`
-	// The guaranteed part of each core's time.
+	// The guaranteed part of each core's time; where none is given, what the class
+	// has for that many cores, else 100%.
 	CoreFraction  string `protobuf:"bytes,2,opt,name=core_fraction,json=coreFraction,proto3" json:"core_fraction,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3787,12 +3788,11 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\tAlwaysOff\x10\x02\x12\n" +
 	"\n" +
 	"\x06Manual\x10\x03\x12!\n" +
-	"\x1dAlwaysOnUnlessStoppedManually\x10\x04\"x\n" +
+	"\x1dAlwaysOnUnlessStoppedManually\x10\x04\"r\n" +
 	"\x03CPU\x12 \n" +
 	"\x05cores\x18\x01 \x01(\x05B\n" +
-	"\xbaH\a\xc8\x01\x01\x1a\x02(\x01R\x05cores\x12O\n" +
-	"\rcore_fraction\x18\x02 \x01(\tB*\xbaH\x1b\xd8\x01\x01r\x162\x14^(100|[1-9][0-9]?)%$\xa2\xd4\x18\b\n" +
-	"\x06\"100%\"R\fcoreFraction\"*\n" +
+	"\xbaH\a\xc8\x01\x01\x1a\x02(\x01R\x05cores\x12I\n" +
+	"\rcore_fraction\x18\x02 \x01(\tB$\xbaH\x1b\xd8\x01\x01r\x162\x14^(100|[1-9][0-9]?)%$\xa2\xd4\x18\x02@\x01R\fcoreFraction\"*\n" +
 	"\x06Memory\x12 \n" +
 	"\x04size\x18\x01 \x01(\tB\f\xbaH\x03\xc8\x01\x01\xa2\xd4\x18\x02\x18\x01R\x04size\"\xe0\x01\n" +
 	"\x0eBlockDeviceRef\x12>\n" +

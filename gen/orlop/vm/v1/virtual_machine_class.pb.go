@@ -508,7 +508,7 @@ type SizingPolicy struct {
 	CoreFractions []int32 `protobuf:"varint,3,rep,packed,name=core_fractions,json=coreFractions,proto3" json:"core_fractions,omitempty"`
 	// Whether VMs may have dedicated cores.
 	DedicatedCores []bool `protobuf:"varint,4,rep,packed,name=dedicated_cores,json=dedicatedCores,proto3" json:"dedicated_cores,omitempty"`
-	// The coreFraction of VMs that name none.
+	// The coreFraction of VMs that name none, a percentage; 100 where none is given.
 	DefaultCoreFraction string `protobuf:"bytes,5,opt,name=default_core_fraction,json=defaultCoreFraction,proto3" json:"default_core_fraction,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
@@ -1283,14 +1283,14 @@ const file_orlop_vm_v1_virtual_machine_class_proto_rawDesc = "" +
 	"\x11match_expressions\x18\x02 \x03(\v2$.orlop.vm.v1.NodeSelectorRequirementR\x10matchExpressions\x1a>\n" +
 	"\x10MatchLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xca\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa1\x02\n" +
 	"\fSizingPolicy\x126\n" +
 	"\x05cores\x18\x01 \x01(\v2\x18.orlop.vm.v1.SizingCoresB\x06\xbaH\x03\xc8\x01\x01R\x05cores\x121\n" +
 	"\x06memory\x18\x02 \x01(\v2\x19.orlop.vm.v1.SizingMemoryR\x06memory\x127\n" +
 	"\x0ecore_fractions\x18\x03 \x03(\x05B\x10\xbaH\r\x92\x01\n" +
 	"\x10d\"\x06\x1a\x04\x18d(\x01R\rcoreFractions\x121\n" +
-	"\x0fdedicated_cores\x18\x04 \x03(\bB\b\xbaH\x05\x92\x01\x02\x10\x02R\x0ededicatedCores\x12c\n" +
-	"\x15default_core_fraction\x18\x05 \x01(\tB/\xa2\xd4\x18+\x18\x02*'VMs that name no coreFraction have 100%R\x13defaultCoreFraction\"\xb8\x02\n" +
+	"\x0fdedicated_cores\x18\x04 \x03(\bB\b\xbaH\x05\x92\x01\x02\x10\x02R\x0ededicatedCores\x12:\n" +
+	"\x15default_core_fraction\x18\x05 \x01(\tB\x06\xa2\xd4\x18\x02\x18\x02R\x13defaultCoreFraction\"\xb8\x02\n" +
 	"\vSizingCores\x12\x1c\n" +
 	"\x03min\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\xc8\x01\x01\x1a\x02(\x01R\x03min\x12\x1f\n" +

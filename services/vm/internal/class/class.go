@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -122,8 +123,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, class *vmv1.VirtualMachineCl
 	return reconcile.Result{Status: status}, nil
 }
 
-// Admit refuses overlapping ranges of cores, selectors that mean nothing, and a
-// second default class.
+// Admit refuses overlapping ranges of cores, defaults that they don't allow,
+// selectors that mean nothing, and a second default class.
 func (r *Reconciler) Admit(_ context.Context, _, class *vmv1.VirtualMachineClass) error {
 	if class == nil {
 		return nil
@@ -166,6 +167,9 @@ func admitPolicies(class *vmv1.VirtualMachineClass) error {
 			return fault.Refuse(fmt.Sprintf("spec.sizingPolicies[%d].dedicatedCores", i), "FieldValueInvalid",
 				"must have false: no VM has dedicated cores, so none would be allowed")
 		}
+		if problem := fractionProblem(policy); problem != "" {
+			return fault.Refuse(fmt.Sprintf("spec.sizingPolicies[%d].defaultCoreFraction", i), "FieldValueInvalid", "%s", problem)
+		}
 	}
 	for i, a := range policies {
 		for j, b := range policies[:i] {
@@ -176,6 +180,23 @@ func admitPolicies(class *vmv1.VirtualMachineClass) error {
 		}
 	}
 	return nil
+}
+
+// fractionProblem says what is wrong with the default of a policy; empty where
+// nothing is.
+func fractionProblem(policy *vmv1.SizingPolicy) string {
+	text := policy.GetDefaultCoreFraction()
+	switch percent, err := strconv.ParseInt(text, 10, 32); {
+	case text == "":
+		return ""
+	case text == "Auto":
+		return "can't be Auto: core fractions don't change by themselves here; give a percentage, such as 20"
+	case err != nil || percent < 1 || percent > 100 || text != strconv.FormatInt(percent, 10):
+		return "must be a whole number from 1 to 100, not " + strconv.Quote(text)
+	case len(policy.GetCoreFractions()) > 0 && !slices.Contains(policy.GetCoreFractions(), int32(percent)):
+		return text + " is not in coreFractions: " + percentages(policy.GetCoreFractions())
+	}
+	return ""
 }
 
 // Nodes are those of all that VMs of the class may run on.

@@ -103,6 +103,12 @@ func TestClassesAreJudged(t *testing.T) {
 			"spec.nodeSelector.matchExpressions[0]"},
 		{&vmv1.VirtualMachineClassSpec{SizingPolicies: []*vmv1.SizingPolicy{{DedicatedCores: []bool{true}}}},
 			"spec.sizingPolicies[0].dedicatedCores"},
+		{fraction("20", 5, 20), ""},
+		{fraction("20"), ""},
+		{fraction("10", 5, 20), "spec.sizingPolicies[0].defaultCoreFraction"},
+		{fraction("101"), "spec.sizingPolicies[0].defaultCoreFraction"},
+		{fraction("+20"), "spec.sizingPolicies[0].defaultCoreFraction"},
+		{fraction("Auto"), "spec.sizingPolicies[0].defaultCoreFraction"},
 	} {
 		err := new(Reconciler).Admit(t.Context(), nil, &vmv1.VirtualMachineClass{Spec: test.spec})
 		if test.field == "" && err == nil {
@@ -112,6 +118,13 @@ func TestClassesAreJudged(t *testing.T) {
 			t.Errorf("%v: got %v, want a refusal of %q", test.spec, err, test.field)
 		}
 	}
+}
+
+// fraction is a class with a default, and the fractions that it allows.
+func fraction(text string, allowed ...int32) *vmv1.VirtualMachineClassSpec {
+	return &vmv1.VirtualMachineClassSpec{SizingPolicies: []*vmv1.SizingPolicy{{
+		Cores: &vmv1.SizingCores{Min: 1, Max: 4}, DefaultCoreFraction: text, CoreFractions: allowed,
+	}}}
 }
 
 func annotated(name, value string) *vmv1.VirtualMachineClass {

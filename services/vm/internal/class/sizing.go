@@ -18,12 +18,29 @@ func Mismatch(class *vmv1.VirtualMachineClass, spec *vmv1.VirtualMachineSpec) st
 		return ""
 	}
 	cores := spec.GetCpu().GetCores()
-	for _, policy := range policies {
-		if r := policy.GetCores(); cores >= r.GetMin() && cores <= r.GetMax() {
-			return strings.Join(mismatches(policy, spec), "; ")
-		}
+	if policy := policyFor(class, cores); policy != nil {
+		return strings.Join(mismatches(policy, spec), "; ")
 	}
 	return fmt.Sprintf("spec.cpu.cores is %d, and the class has %s", cores, ranges(policies))
+}
+
+// DefaultFraction is the coreFraction of a VM with that many cores which names
+// none. What the class says then is checked as if the VM had said it.
+func DefaultFraction(class *vmv1.VirtualMachineClass, cores int32) string {
+	if text := policyFor(class, cores).GetDefaultCoreFraction(); text != "" {
+		return text + "%"
+	}
+	return "100%"
+}
+
+// policyFor is the policy that holds for a number of cores; nil where none does.
+func policyFor(class *vmv1.VirtualMachineClass, cores int32) *vmv1.SizingPolicy {
+	for _, policy := range class.GetSpec().GetSizingPolicies() {
+		if r := policy.GetCores(); cores >= r.GetMin() && cores <= r.GetMax() {
+			return policy
+		}
+	}
+	return nil
 }
 
 func ranges(policies []*vmv1.SizingPolicy) string {

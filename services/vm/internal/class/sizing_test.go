@@ -50,3 +50,18 @@ func TestMismatch(t *testing.T) {
 		t.Errorf("a class without policies refuses: %s", got)
 	}
 }
+
+func TestDefaultFractionIsThatOfTheCores(t *testing.T) {
+	class := &vmv1.VirtualMachineClass{Spec: &vmv1.VirtualMachineClassSpec{SizingPolicies: []*vmv1.SizingPolicy{
+		{Cores: &vmv1.SizingCores{Min: 1, Max: 4}, DefaultCoreFraction: "20"},
+		{Cores: &vmv1.SizingCores{Min: 5, Max: 8}},
+	}}}
+	for cores, want := range map[int32]string{1: "20%", 4: "20%", 5: "100%", 9: "100%"} {
+		if got := DefaultFraction(class, cores); got != want {
+			t.Errorf("%d cores: got %s, want %s", cores, got, want)
+		}
+	}
+	if got := DefaultFraction(nil, 1); got != "100%" {
+		t.Errorf("without a class: %s", got)
+	}
+}
