@@ -35,6 +35,7 @@ func (m maintenance) BeginMaintenance(ctx context.Context, request *vmv1.BeginMa
 			return
 		}
 		other, off = nil, record.Node == ""
+		record.Memory = nil // the disks are to be others
 		record.Maintenance = &power.Maintenance{UID: holder.GetUid(), Kind: holder.GetKind(), Name: holder.GetName()}
 	})
 	if err != nil {
@@ -59,6 +60,10 @@ func (m maintenance) EndMaintenance(ctx context.Context, request *vmv1.EndMainte
 	err = m.records.Change(ctx, request.GetUid(), func(record *power.Record) {
 		if record.Maintenance != nil && record.Maintenance.UID == request.GetHolderUid() {
 			record.Maintenance = nil
+			if token := request.GetMemory(); token != "" {
+				on := true // as the guest was
+				record.Memory, record.On = &power.Memory{Token: token}, &on
+			}
 		}
 	})
 	m.service.instanceChanged(request.GetUid())

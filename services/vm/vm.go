@@ -194,7 +194,7 @@ func (s *Service) keep(opts Options) error {
 	s.mover = &relocation.Mover{Operations: s.allOperations, Create: s.createOperation, Now: time.Now}
 	s.rules = &machine.Reconciler{
 		Classes: s, Devices: s.devices, Allocator: peer.NewAllocator(opts.Networks), Addresses: s.addresses, MACs: s.macs, Engine: s.engine,
-		NonVolatile: s.engine, Processor: processor, Overhead: local.Overhead(s.host),
+		Rest: s.quiesce, NonVolatile: s.engine, Processor: processor, Overhead: local.Overhead(s.host),
 		Attachments: s, Power: records, Survey: s.survey, Relocations: s.mover,
 		KeepOldQEMU: opts.KeepOldQEMU, Now: time.Now, Migrations: s.engine, Migration: opts.Migration.OrDefaults(),
 	}

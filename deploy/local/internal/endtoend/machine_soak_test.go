@@ -170,7 +170,7 @@ func (u *user) leftOfMachines() []string {
 // filesOfMachines are those in the vm service's folder that are not its own.
 func (u *user) filesOfMachines(dir string) []string {
 	u.t.Helper()
-	own := []string{".", "cgroups", "machines", "machines/lock", "nonvolatile", "seeds"}
+	own := []string{".", "cgroups", "machines", "machines/lock", "memories", "nonvolatile", "seeds"}
 	var left []string
 	check(u.t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {

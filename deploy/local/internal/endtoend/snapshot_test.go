@@ -27,6 +27,7 @@ func TestSnapshots(t *testing.T) {
 	u.tells(t, "what a guest writes stays in its order", (*user).testWriter)
 	u.tells(t, "twenty snapshots cost what was written between them", (*user).testManySnapshots)
 	u.tells(t, "a VM is put back in place", (*user).testPutBack)
+	u.tells(t, "a VM is put back to the very instant", (*user).testMemory)
 	u.tells(t, "a VM is copied while it runs", (*user).testClone)
 	u.tells(t, "a VM is restored under its own names", (*user).testRestore)
 }
@@ -113,6 +114,27 @@ func (u *user) testPutBack() {
 	u.apply(strings.ReplaceAll(restoreOfSameNames, "NAME", "forced") + "  restoreMode: Forced\n")
 	u.waitFor("vmrestore/forced", "{.status.phase}", "Ready")
 	u.wantWord("linux-vm", "after")
+}
+
+// testMemory keeps what is nowhere but in the guest's memory, and who runs it.
+func (u *user) testMemory() {
+	const instant = "cat /proc/sys/kernel/random/boot_id /dev/shm/word"
+	u.inGuest("cloud", "echo after > /dev/shm/word")
+	before := u.inGuest("cloud", instant)
+	u.kubectl("apply", "-f", u.example("virtualmachinesnapshot-memory.yaml"))
+	u.waitFor("vmsnapshot/linux-vm-instant", "{.status.phase}", "Ready")
+	if said := u.kubectl("get", "vmsnapshot/linux-vm-instant", "-o", "jsonpath={.status.consistent} {.status.includesMemory}"); said != "true true" {
+		u.t.Errorf("consistent and with memory: %s", said)
+	}
+	u.inGuest("cloud", "echo later > /dev/shm/word; echo later > word; sync")
+	u.apply(strings.NewReplacer("NAME", "instant", "linux-vm-snapshot", "linux-vm-instant").Replace(restoreOfSameNames) + "  restoreMode: Forced\n")
+	u.waitFor("vmrestore/instant", "{.status.phase}", "Ready")
+	u.wantWord("linux-vm", "after")
+	if after := u.inGuest("cloud", instant); after != before {
+		u.t.Errorf("the guest was %s and is %s", before, after)
+	}
+	u.inGuest("cloud", "echo after > word; sync") // its file systems are thawed
+	u.kubectl("delete", "vmrestore/instant", "vmsnapshot/linux-vm-instant")
 }
 
 // wantWord waits for a guest, which has been started anew, and reads its file.

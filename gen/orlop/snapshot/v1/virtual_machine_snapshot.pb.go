@@ -169,8 +169,12 @@ type VirtualMachineSnapshotSpec struct {
 	KeepIpAddress KeepIPAddress_Value `protobuf:"varint,3,opt,name=keep_ip_address,json=keepIPAddress,proto3,enum=orlop.snapshot.v1.KeepIPAddress_Value" json:"keep_ip_address,omitempty"`
 	// VolumeSnapshotClasses of the disks, by their StorageClasses.
 	VolumeSnapshotClasses []*VolumeSnapshotClassChoice `protobuf:"bytes,4,rep,name=volume_snapshot_classes,json=volumeSnapshotClasses,proto3" json:"volume_snapshot_classes,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// A running VM's memory is kept too: put back in place, the VM goes on from that
+	// very instant. Its file systems are at rest while the memory is written, unless
+	// requiredConsistency is false.
+	IncludeMemory *bool `protobuf:"varint,5,opt,name=include_memory,json=includeMemory,proto3,oneof" json:"include_memory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VirtualMachineSnapshotSpec) Reset() {
@@ -229,6 +233,13 @@ func (x *VirtualMachineSnapshotSpec) GetVolumeSnapshotClasses() []*VolumeSnapsho
 		return x.VolumeSnapshotClasses
 	}
 	return nil
+}
+
+func (x *VirtualMachineSnapshotSpec) GetIncludeMemory() bool {
+	if x != nil && x.IncludeMemory != nil {
+		return *x.IncludeMemory
+	}
+	return false
 }
 
 // KeepIPAddress says what becomes of a VM's address.
@@ -339,8 +350,10 @@ type VirtualMachineSnapshotStatus struct {
 	Conditions []*v1.Condition     `protobuf:"bytes,6,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// Generation of the spec that the status speaks of.
 	ObservedGeneration int32 `protobuf:"varint,7,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The memory of the running VM is in the snapshot.
+	IncludesMemory bool `protobuf:"varint,8,opt,name=includes_memory,json=includesMemory,proto3" json:"includes_memory,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *VirtualMachineSnapshotStatus) Reset() {
@@ -420,6 +433,13 @@ func (x *VirtualMachineSnapshotStatus) GetObservedGeneration() int32 {
 		return x.ObservedGeneration
 	}
 	return 0
+}
+
+func (x *VirtualMachineSnapshotStatus) GetIncludesMemory() bool {
+	if x != nil {
+		return x.IncludesMemory
+	}
+	return false
 }
 
 // SnapshotResource is an object that a snapshot has.
@@ -808,7 +828,7 @@ const file_orlop_snapshot_v1_virtual_machine_snapshot_proto_rawDesc = "" +
 	"\x05Phase\x12\x06string\x1a\r.status.phaseB)\n" +
 	"\n" +
 	"Consistent\x12\aboolean\x1a\x12.status.consistentB(\n" +
-	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\x87\x03\n" +
+	"\x03Age\x12\x04date\x1a\x1b.metadata.creationTimestamp\"\xd3\x03\n" +
 	"\x1aVirtualMachineSnapshotSpec\x12<\n" +
 	"\x14virtual_machine_name\x18\x01 \x01(\tB\n" +
 	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x12virtualMachineName\x12B\n" +
@@ -818,8 +838,11 @@ const file_orlop_snapshot_v1_virtual_machine_snapshot_proto_rawDesc = "" +
 	"\x0fkeep_ip_address\x18\x03 \x01(\x0e2&.orlop.snapshot.v1.KeepIPAddress.ValueB\x0e\xa2\xd4\x18\n" +
 	"\n" +
 	"\b\"Always\"R\rkeepIPAddress\x12n\n" +
-	"\x17volume_snapshot_classes\x18\x04 \x03(\v2,.orlop.snapshot.v1.VolumeSnapshotClassChoiceB\b\xbaH\x05\x92\x01\x02\x10@R\x15volumeSnapshotClassesB\x17\n" +
-	"\x15_required_consistency\"@\n" +
+	"\x17volume_snapshot_classes\x18\x04 \x03(\v2,.orlop.snapshot.v1.VolumeSnapshotClassChoiceB\b\xbaH\x05\x92\x01\x02\x10@R\x15volumeSnapshotClasses\x127\n" +
+	"\x0einclude_memory\x18\x05 \x01(\bB\v\xa2\xd4\x18\a\n" +
+	"\x05falseH\x01R\rincludeMemory\x88\x01\x01B\x17\n" +
+	"\x15_required_consistencyB\x11\n" +
+	"\x0f_include_memory\"@\n" +
 	"\rKeepIPAddress\"/\n" +
 	"\x05Value\x12\x0f\n" +
 	"\vUnspecified\x10\x00\x12\n" +
@@ -829,7 +852,7 @@ const file_orlop_snapshot_v1_virtual_machine_snapshot_proto_rawDesc = "" +
 	"\x19VolumeSnapshotClassChoice\x12,\n" +
 	"\x12storage_class_name\x18\x01 \x01(\tR\x10storageClassName\x12G\n" +
 	"\x1avolume_snapshot_class_name\x18\x02 \x01(\tB\n" +
-	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x17volumeSnapshotClassName\"\xe1\x03\n" +
+	"\xbaH\a\xc8\x01\x01r\x02\x10\x01R\x17volumeSnapshotClassName\"\x8a\x04\n" +
 	"\x1cVirtualMachineSnapshotStatus\x12D\n" +
 	"\x05phase\x18\x01 \x01(\x0e2&.orlop.snapshot.v1.SnapshotPhase.ValueB\x06\xbaH\x03\xc8\x01\x01R\x05phase\x12#\n" +
 	"\n" +
@@ -842,7 +865,8 @@ const file_orlop_snapshot_v1_virtual_machine_snapshot_proto_rawDesc = "" +
 	"conditions\x18\x06 \x03(\v2\x18.orlop.meta.v1.ConditionB\n" +
 	"\xa2\xd4\x18\x06\"\x04typeR\n" +
 	"conditions\x12/\n" +
-	"\x13observed_generation\x18\a \x01(\x05R\x12observedGenerationB\r\n" +
+	"\x13observed_generation\x18\a \x01(\x05R\x12observedGeneration\x12'\n" +
+	"\x0fincludes_memory\x18\b \x01(\bR\x0eincludesMemoryB\r\n" +
 	"\v_consistent\"[\n" +
 	"\x10SnapshotResource\x12\x1f\n" +
 	"\vapi_version\x18\x01 \x01(\tR\n" +

@@ -148,7 +148,11 @@ type EndMaintenanceRequest struct {
 	// UID of the VM.
 	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
 	// UID of the holder.
-	HolderUid     string `protobuf:"bytes,2,opt,name=holder_uid,json=holderUid,proto3" json:"holder_uid,omitempty"`
+	HolderUid string `protobuf:"bytes,2,opt,name=holder_uid,json=holderUid,proto3" json:"holder_uid,omitempty"`
+	// Token under which SwitchGuestDisks kept the memory of a guest: it goes on from
+	// there, whoever stopped the VM, with disks that are as they were then. Empty for
+	// a VM that boots.
+	Memory        string `protobuf:"bytes,3,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +197,13 @@ func (x *EndMaintenanceRequest) GetUid() string {
 func (x *EndMaintenanceRequest) GetHolderUid() string {
 	if x != nil {
 		return x.HolderUid
+	}
+	return ""
+}
+
+func (x *EndMaintenanceRequest) GetMemory() string {
+	if x != nil {
+		return x.Memory
 	}
 	return ""
 }
@@ -245,11 +256,12 @@ const file_orlop_vm_v1_maintenance_proto_rawDesc = "" +
 	"\x03uid\x18\x03 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03uid\x125\n" +
 	"\x06holder\x18\x04 \x01(\v2\x15.orlop.meta.v1.HolderB\x06\xbaH\x03\xc8\x01\x01R\x06holder\",\n" +
 	"\x18BeginMaintenanceResponse\x12\x10\n" +
-	"\x03off\x18\x01 \x01(\bR\x03off\"X\n" +
+	"\x03off\x18\x01 \x01(\bR\x03off\"p\n" +
 	"\x15EndMaintenanceRequest\x12\x18\n" +
 	"\x03uid\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03uid\x12%\n" +
 	"\n" +
-	"holder_uid\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\tholderUid\"\x18\n" +
+	"holder_uid\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\tholderUid\x12\x16\n" +
+	"\x06memory\x18\x03 \x01(\tR\x06memory\"\x18\n" +
 	"\x16EndMaintenanceResponse2\xe0\x01\n" +
 	"\x12MaintenanceService\x12g\n" +
 	"\x10BeginMaintenance\x12$.orlop.vm.v1.BeginMaintenanceRequest\x1a%.orlop.vm.v1.BeginMaintenanceResponse\"\x06\xa2\xd4\x18\x02\x18\x01\x12a\n" +

@@ -44,6 +44,10 @@ type Taken struct {
 	Consistent   bool   `json:"consistent,omitempty"`
 	VirtualBytes int64  `json:"virtualBytes"`
 	StorageClass string `json:"storageClass,omitempty"`
+	// Memory is the token under which the guest's memory of that moment is kept;
+	// MemoryLost is memory that was wanted and is not.
+	Memory     string `json:"memory,omitempty"`
+	MemoryLost bool   `json:"memoryLost,omitempty"`
 }
 
 // progress is how far a capture is.
@@ -56,6 +60,9 @@ type progress struct {
 	// Switched is set once what was running writes to the new files.
 	Switched   bool `json:"switched,omitempty"`
 	Consistent bool `json:"consistent,omitempty"`
+	// WithMemory wants the memory of a guest that runs, Memory is set once it is kept.
+	WithMemory bool `json:"withMemory,omitempty"`
+	Memory     bool `json:"memory,omitempty"`
 }
 
 // Capturer takes and keeps.
@@ -100,13 +107,14 @@ func (c *Capturer) Begun(ctx context.Context, token string) (bool, error) {
 }
 
 // Begin writes down that a capture is to be: from now on Take ends it, or
-// Abandon. token names it: a UUID. Idempotent.
-func (c *Capturer) Begin(ctx context.Context, token string, disks []Disk) error {
+// Abandon. token names it: a UUID. memory wants that of a guest that runs, too.
+// Idempotent.
+func (c *Capturer) Begin(ctx context.Context, token string, disks []Disk, memory bool) error {
 	p, err := c.progress.Get(ctx, token)
 	if err != nil || p.Exists() {
 		return err
 	}
-	p.Disks = disks
+	p.Disks, p.WithMemory = disks, memory
 	return c.progress.Put(ctx, token, p)
 }
 
@@ -134,11 +142,20 @@ func (c *Capturer) Take(ctx context.Context, token string, rest vmv1.GuestRest_V
 		}
 	}
 	for i, disk := range p.Disks {
-		if err := c.end(ctx, disk, freezes[i], p.Consistent); err != nil {
+		if err := c.end(ctx, disk, freezes[i], p.takenWith(token)); err != nil {
 			return err
 		}
 	}
 	return c.progress.Delete(ctx, token)
+}
+
+// takenWith is what is true of each disk that was taken.
+func (p *progress) takenWith(token string) Taken {
+	taken := Taken{Consistent: p.Consistent, MemoryLost: p.WithMemory && !p.Memory && !*p.Idle}
+	if p.Memory {
+		taken.Memory = token
+	}
+	return taken
 }
 
 // note writes down, the first time, whether any VM ran with the disks.
@@ -160,7 +177,7 @@ func (c *Capturer) begin(ctx context.Context, disk Disk) (*diskv1.DiskFreeze, er
 
 // move has the VM that runs with the disks write to their new files.
 func (c *Capturer) move(ctx context.Context, token string, p *progress, freezes []*diskv1.DiskFreeze, rest vmv1.GuestRest_Value) error {
-	request := &vmv1.SwitchGuestDisksRequest{Token: token, Rest: rest}
+	request := &vmv1.SwitchGuestDisksRequest{Token: token, Rest: rest, Memory: p.WithMemory}
 	var user *metav1.Holder
 	for i, freeze := range freezes {
 		holder := freeze.GetHolder()
@@ -187,12 +204,13 @@ func (c *Capturer) move(ctx context.Context, token string, p *progress, freezes 
 		}
 		// Disks of a guest that were not all in use were not taken at one moment.
 		p.Consistent = *p.Idle || response.GetAtRest() && len(request.GetFiles()) == len(freezes)
+		p.Memory = response.GetMemory() && len(request.GetFiles()) == len(freezes)
 	}
 	return c.progress.Put(ctx, token, p)
 }
 
 // end makes the layer one to be used, and writes down what it is.
-func (c *Capturer) end(ctx context.Context, disk Disk, freeze *diskv1.DiskFreeze, consistent bool) error {
+func (c *Capturer) end(ctx context.Context, disk Disk, freeze *diskv1.DiskFreeze, taken Taken) error {
 	ended, err := c.disks.EndDiskFreeze(ctx, &diskv1.EndDiskFreezeRequest{
 		Namespace: disk.Namespace, Name: disk.Name, Uid: disk.UID, Layer: LayerOf(disk.ID), Switched: freeze.GetHolder() != nil,
 	})
@@ -200,7 +218,8 @@ func (c *Capturer) end(ctx context.Context, disk Disk, freeze *diskv1.DiskFreeze
 		return fault.FromStatus(err)
 	}
 	return c.taken.Change(ctx, disk.ID, func(t *Taken) {
-		t.Consistent, t.VirtualBytes, t.StorageClass = consistent, ended.GetVirtualBytes(), freeze.GetStorageClassName()
+		t.Consistent, t.Memory, t.MemoryLost = taken.Consistent, taken.Memory, taken.MemoryLost
+		t.VirtualBytes, t.StorageClass = ended.GetVirtualBytes(), freeze.GetStorageClassName()
 	})
 }
 
@@ -224,7 +243,18 @@ func (c *Capturer) Abandon(ctx context.Context, token string, ids ...string) err
 			return err
 		}
 	}
+	if p.WithMemory {
+		if err := c.DropMemory(ctx, token); err != nil {
+			return err
+		}
+	}
 	return c.progress.Delete(ctx, token)
+}
+
+// DropMemory takes away the memory that was kept under a token. Idempotent.
+func (c *Capturer) DropMemory(ctx context.Context, token string) error {
+	_, err := c.guests.DropGuestMemory(ctx, &vmv1.DropGuestMemoryRequest{Token: token})
+	return fault.FromStatus(err)
 }
 
 // unwind ends what was begun. Disks that were not reached yet are left alone, and
@@ -259,7 +289,7 @@ func (c *Capturer) unwind(ctx context.Context, token string, p *progress) error 
 		}
 	}
 	for i, disk := range begun.Disks {
-		if err := c.end(ctx, disk, freezes[i], false); err != nil {
+		if err := c.end(ctx, disk, freezes[i], Taken{}); err != nil {
 			return err
 		}
 	}

@@ -53,7 +53,7 @@ type Objects interface {
 
 // Capturer takes what disks show. See capture.Capturer.
 type Capturer interface {
-	Begin(ctx context.Context, token string, disks []capture.Disk) error
+	Begin(ctx context.Context, token string, disks []capture.Disk, memory bool) error
 	Take(ctx context.Context, token string, rest vmv1.GuestRest_Value) error
 	Abandon(ctx context.Context, token string, ids ...string) error
 	Taken(ctx context.Context, id string) (*capture.Taken, error)
@@ -148,7 +148,7 @@ func (r *Reconciler) take(ctx context.Context, snapshot *snapshotv1.VirtualDiskS
 		o.begun, o.again = true, time.Nanosecond // told first, then done
 		return r.Capturer.Begin(ctx, meta.GetUid(), []capture.Disk{{
 			Namespace: meta.GetNamespace(), Name: disk.GetMetadata().GetName(), UID: disk.GetMetadata().GetUid(), ID: meta.GetUid(),
-		}})
+		}}, false)
 	}
 	rest := vmv1.GuestRest_IfPossible
 	if snapshot.GetSpec().GetRequiredConsistency() {

@@ -26,13 +26,13 @@ type world struct {
 	taking      error
 }
 
-func (w *world) Disk(resource.Key) (*diskv1.VirtualDisk, bool)       { return w.disk, w.disk != nil }
-func (w *world) Machine(resource.Key) (*vmv1.VirtualMachine, bool)   { return w.vm, w.vm != nil }
-func (w *world) Admit(string, string) error                          { return nil }
-func (w *world) Abandon(context.Context, string, ...string) error    { return nil }
-func (w *world) Lost(context.Context, string) (bool, error)          { return w.lost, nil }
-func (w *world) isBegun(context.Context, string) (bool, error)       { return w.begun, nil }
-func (w *world) Begin(context.Context, string, []capture.Disk) error { return nil }
+func (w *world) Disk(resource.Key) (*diskv1.VirtualDisk, bool)             { return w.disk, w.disk != nil }
+func (w *world) Machine(resource.Key) (*vmv1.VirtualMachine, bool)         { return w.vm, w.vm != nil }
+func (w *world) Admit(string, string) error                                { return nil }
+func (w *world) Abandon(context.Context, string, ...string) error          { return nil }
+func (w *world) Lost(context.Context, string) (bool, error)                { return w.lost, nil }
+func (w *world) isBegun(context.Context, string) (bool, error)             { return w.begun, nil }
+func (w *world) Begin(context.Context, string, []capture.Disk, bool) error { return nil }
 
 func (w *world) Taken(context.Context, string) (*capture.Taken, error) { return w.taken, nil }
 

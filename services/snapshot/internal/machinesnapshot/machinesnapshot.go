@@ -8,6 +8,7 @@ package machinesnapshot
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	diskv1 "orlop.dev/gen/orlop/disk/v1"
@@ -25,6 +26,13 @@ import (
 
 // inspectEvery is how often it is looked whether a snapshot's data is still there.
 const inspectEvery = time.Minute
+
+// Capturer takes disks, and the memory of the guest that runs with them. See
+// capture.Capturer.
+type Capturer interface {
+	disksnapshot.Capturer
+	DropMemory(ctx context.Context, token string) error
+}
 
 // Objects are what snapshots are taken of.
 type Objects interface {
@@ -50,7 +58,7 @@ type Children interface {
 // Reconciler takes snapshots of VMs.
 type Reconciler struct {
 	Objects  Objects
-	Capturer disksnapshot.Capturer
+	Capturer Capturer
 	Children Children
 	Classes  disksnapshot.Classes
 	Recipes  *recipe.Store
@@ -64,6 +72,10 @@ type observation struct {
 	// lost is one whose data is gone.
 	taken, consistent int
 	lost              string
+	// memory is the token of the guest's memory; memoryLost is memory that was
+	// wanted and could not be kept.
+	memory     string
+	memoryLost bool
 	// waits says what a snapshot that is not taken waits for.
 	waits *fault.Fault
 	again time.Duration
@@ -120,6 +132,7 @@ func (r *Reconciler) look(ctx context.Context, o *observation) error {
 			continue
 		}
 		o.taken++
+		o.memory, o.memoryLost = taken.Memory, taken.MemoryLost
 		if taken.Consistent {
 			o.consistent++
 		}
@@ -141,7 +154,7 @@ func (r *Reconciler) compose(ctx context.Context, snapshot *snapshotv1.VirtualMa
 	if o.waits = waits; waits != nil {
 		return waits
 	}
-	refusal := r.refuse(vm)
+	refusal := r.refuse(snapshot, vm)
 	if refusal == nil {
 		err := r.gather(ctx, snapshot, vm, o.recipe)
 		if fault.Is(err, fault.NotFound, fault.NotReady, fault.Invalid) {
@@ -180,7 +193,7 @@ func (r *Reconciler) take(ctx context.Context, snapshot *snapshotv1.VirtualMachi
 			return err
 		}
 	}
-	o.recipe.Complete, o.again = true, inspectEvery
+	o.recipe.Complete, o.recipe.Memory, o.again = true, o.memory, inspectEvery
 	for _, disk := range o.recipe.Disks {
 		r.Children.Wake(resource.Key{Namespace: disk.Source.Namespace, Name: disk.Snapshot})
 	}
@@ -189,7 +202,7 @@ func (r *Reconciler) take(ctx context.Context, snapshot *snapshotv1.VirtualMachi
 
 func (r *Reconciler) capture(ctx context.Context, snapshot *snapshotv1.VirtualMachineSnapshot, o *observation, disks []capture.Disk) error {
 	uid := snapshot.GetMetadata().GetUid()
-	if err := r.Capturer.Begin(ctx, uid, disks); err != nil {
+	if err := r.Capturer.Begin(ctx, uid, disks, snapshot.GetSpec().GetIncludeMemory()); err != nil {
 		return err
 	}
 	rest := vmv1.GuestRest_IfPossible
@@ -200,6 +213,10 @@ func (r *Reconciler) capture(ctx context.Context, snapshot *snapshotv1.VirtualMa
 	if fault.Is(err, fault.NotFound) {
 		o.recipe.Failure = &recipe.Failure{Reason: reasonFailed, Message: "A disk of the VM went while the snapshot was taken."}
 		return r.Recipes.Put(ctx, uid, o.recipe)
+	}
+	if fault.Is(err, fault.Invalid) {
+		o.recipe.Failure = &recipe.Failure{Reason: reasonFailed, Message: fault.From(err).Message + "."}
+		return errors.Join(r.Capturer.Abandon(ctx, uid), r.Recipes.Put(ctx, uid, o.recipe))
 	}
 	if fault.Is(err, fault.NotReady, fault.Exhausted) {
 		o.waits = fault.From(err)
@@ -220,6 +237,11 @@ func (r *Reconciler) remove(ctx context.Context, snapshot *snapshotv1.VirtualMac
 	uid := snapshot.GetMetadata().GetUid()
 	if !o.recipe.Complete {
 		if err := r.Capturer.Abandon(ctx, uid); err != nil {
+			return false, err
+		}
+	}
+	if snapshot.GetSpec().GetIncludeMemory() {
+		if err := r.Capturer.DropMemory(ctx, uid); err != nil {
 			return false, err
 		}
 	}

@@ -39,7 +39,7 @@ func (r *Reconciler) status(snapshot *snapshotv1.VirtualMachineSnapshot, o *obse
 		status.VirtualDiskSnapshotNames = append(status.VirtualDiskSnapshotNames, disk.Snapshot)
 	}
 	if o.recipe.Complete {
-		status.Resources = resources(o.recipe)
+		status.Resources, status.IncludesMemory = resources(o.recipe), o.recipe.Memory != ""
 		if consistent := o.consistent == len(o.recipe.Disks); consistent && failure == nil {
 			status.Consistent = &consistent
 		}
@@ -54,6 +54,8 @@ func failureOf(snapshot *snapshotv1.VirtualMachineSnapshot, o *observation) *rec
 		return o.recipe.Failure
 	case o.lost != "":
 		return &recipe.Failure{Reason: reasonLost, Message: fmt.Sprintf("VirtualDiskSnapshot %s has lost its data.", o.lost)}
+	case o.memoryLost:
+		return &recipe.Failure{Reason: reasonFailed, Message: "The memory of the guest was not kept, which the snapshot is to include: take another one."}
 	case o.recipe.Complete && o.consistent < o.taken && snapshot.GetSpec().GetRequiredConsistency():
 		return &recipe.Failure{Reason: reasonFailed, Message: "The file systems were not at rest all the time, which the snapshot requires: take another one."}
 	}

@@ -124,8 +124,9 @@ func (o *Objects) TurnOff(ctx context.Context, vm *vmv1.VirtualMachine, holder *
 	return answer.GetOff(), fault.FromStatus(err)
 }
 
-// LetRun ends what TurnOff began. Idempotent.
-func (o *Objects) LetRun(ctx context.Context, machine, holder string) error {
-	_, err := o.maintenance.EndMaintenance(ctx, &vmv1.EndMaintenanceRequest{Uid: machine, HolderUid: holder})
+// LetRun ends what TurnOff began; the VM goes on from kept memory, if any is named.
+// Idempotent.
+func (o *Objects) LetRun(ctx context.Context, machine, holder, memory string) error {
+	_, err := o.maintenance.EndMaintenance(ctx, &vmv1.EndMaintenanceRequest{Uid: machine, HolderUid: holder, Memory: memory})
 	return fault.FromStatus(err)
 }

@@ -60,7 +60,7 @@ type Maker interface {
 	UpdateMachine(ctx context.Context, vm *vmv1.VirtualMachine, dry bool) error
 	Revert(ctx context.Context, disk *diskv1.VirtualDisk, layer string) error
 	TurnOff(ctx context.Context, vm *vmv1.VirtualMachine, holder *metav1.Holder) (off bool, err error)
-	LetRun(ctx context.Context, machine, holder string) error
+	LetRun(ctx context.Context, machine, holder, memory string) error
 }
 
 // Snapshots holds snapshots while something is made from them.
@@ -246,7 +246,7 @@ func (e *Engine) recipe(ctx context.Context, job *Job, o *Progress) (*recipe.Rec
 // finish lets go of what the job held. Idempotent.
 func (e *Engine) finish(ctx context.Context, job *Job, o *Progress) error {
 	if o.Record.Machine != "" {
-		if err := e.Maker.LetRun(ctx, o.Record.Machine, job.Owner.GetUid()); err != nil {
+		if err := e.Maker.LetRun(ctx, o.Record.Machine, job.Owner.GetUid(), o.Record.Memory); err != nil {
 			return err
 		}
 	}

@@ -56,6 +56,8 @@ type Record struct {
 	Machine string `json:"machine,omitempty"`
 	// Swapping is one that has begun to put disks back: it only goes on.
 	Swapping bool `json:"swapping,omitempty"`
+	// Memory is the token of the memory that a VM goes on from which was put back.
+	Memory string `json:"memory,omitempty"`
 	// Made is one that has made all, Failure one that has made nothing, or will have
 	// when it has taken back what it made.
 	Made    bool            `json:"made,omitempty"`

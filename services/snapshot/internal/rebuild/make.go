@@ -36,7 +36,7 @@ func (e *Engine) make(ctx context.Context, job *Job, o *Progress, p *plan) error
 			return e.stumble(ctx, job, o, err)
 		}
 	}
-	o.Record.Made = true
+	o.Record.Made, o.Record.Memory = true, p.memory
 	if err := e.Records.Put(ctx, job.Owner.GetUid(), o.Record); err != nil {
 		return err
 	}

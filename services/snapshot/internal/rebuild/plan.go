@@ -30,6 +30,8 @@ type plan struct {
 	machine     *vmv1.VirtualMachine
 	attachments []*vmv1.VirtualMachineBlockDeviceAttachment
 	names       *Names
+	// memory is what a VM that is put back goes on from.
+	memory string
 }
 
 // plannedDisk is a disk with the UID of the snapshot that has its data.
@@ -40,7 +42,7 @@ type plannedDisk struct {
 
 // newPlan makes the objects of a recipe under their new names, marked.
 func newPlan(kept *recipe.Recipe, job *Job) (*plan, error) {
-	p := &plan{names: &job.Names}
+	p := &plan{names: &job.Names, memory: kept.Memory}
 	named := p.names.name
 	adopt := func(object resource.Object) {
 		meta := object.GetMetadata()

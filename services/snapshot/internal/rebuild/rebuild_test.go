@@ -121,6 +121,9 @@ func TestAVMIsPutBackInPlace(t *testing.T) {
 	if w.content["root"] != "snapshot-old root" || w.content["data"] != "from data-s" {
 		t.Errorf("its disks have %v", w.content)
 	}
+	if w.memory != "memory" {
+		t.Errorf("it goes on from %q", w.memory)
+	}
 	if _, found := find[*vmv1.VirtualMachineBlockDeviceAttachment](w, "later"); found || !w.running || w.held != "" {
 		t.Errorf("later attachment: %t, running: %t, snapshot held by %q", found, w.running, w.held)
 	}

@@ -43,6 +43,7 @@ type world struct {
 	// content is what each disk has, running whether VM web has a guest.
 	content map[string]string
 	running bool
+	memory  string // that it goes on from
 	keeper  string // who keeps it off
 	held    string // who holds the snapshot
 	// calls counts what the engine does; in the killed one the process dies, with or
@@ -119,8 +120,8 @@ func web() []resource.Object {
 
 func recipeOf(t *testing.T, objects []resource.Object) *recipe.Recipe {
 	kept := &recipe.Recipe{
-		Complete: true,
-		Secret:   &recipe.Secret{Name: "cloud", Type: "provisioning", Data: map[string][]byte{"user": []byte("x")}},
+		Complete: true, Memory: "memory",
+		Secret: &recipe.Secret{Name: "cloud", Type: "provisioning", Data: map[string][]byte{"user": []byte("x")}},
 	}
 	for _, object := range objects {
 		text, err := recipe.Encode(object)
@@ -317,10 +318,10 @@ func (w *world) TurnOff(_ context.Context, _ *vmv1.VirtualMachine, holder *metav
 	})
 }
 
-func (w *world) LetRun(_ context.Context, _, holder string) error {
+func (w *world) LetRun(_ context.Context, _, holder, memory string) error {
 	return w.call(func() error {
 		if w.keeper == holder {
-			w.keeper, w.running = "", true
+			w.keeper, w.running, w.memory = "", true, memory
 		}
 		return nil
 	})

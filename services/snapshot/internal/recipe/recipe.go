@@ -34,6 +34,9 @@ type Recipe struct {
 	Disks       []Disk            `json:"disks,omitempty"`
 	Secret      *Secret           `json:"secret,omitempty"`
 
+	// Memory is the token under which the running guest's memory is kept; empty where
+	// it isn't.
+	Memory string `json:"memory,omitempty"`
 	// Complete is a recipe whose disks are all taken, Failure one that never will
 	// be.
 	Complete bool     `json:"complete,omitempty"`

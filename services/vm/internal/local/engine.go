@@ -42,6 +42,7 @@ type Options struct {
 type Engine struct {
 	qemu        *qemu.Engine
 	seeds       string
+	memories    string
 	nonVolatile string
 	// unlimited says why guests' processor time can't be limited; empty where it can.
 	unlimited string
@@ -60,8 +61,8 @@ type Engine struct {
 // New opens an engine. Guests of an earlier process are found when they are
 // looked at.
 func New(opts Options) (*Engine, error) {
-	seeds := filepath.Join(opts.Dir, "seeds")
-	if err := os.MkdirAll(seeds, 0o700); err != nil {
+	seeds, memories := filepath.Join(opts.Dir, "seeds"), filepath.Join(opts.Dir, "memories")
+	if err := errors.Join(os.MkdirAll(seeds, 0o700), os.MkdirAll(memories, 0o700)); err != nil {
 		return nil, err
 	}
 	limits, unlimited, err := openLimits(opts.Dir)
@@ -70,7 +71,7 @@ func New(opts Options) (*Engine, error) {
 	}
 	life, end := context.WithCancel(context.Background())
 	e := &Engine{
-		seeds: seeds, nonVolatile: filepath.Join(opts.Dir, "nonvolatile"), unlimited: unlimited, changed: opts.Changed, logger: opts.Logger,
+		seeds: seeds, memories: memories, nonVolatile: filepath.Join(opts.Dir, "nonvolatile"), unlimited: unlimited, changed: opts.Changed, logger: opts.Logger,
 		life: life, end: end, agents: map[string]*agentWatch{},
 	}
 	e.qemu, err = qemu.New(qemu.Options{
@@ -94,21 +95,27 @@ func (e *Engine) Close() {
 
 // Start implements machine.Engine.
 func (e *Engine) Start(ctx context.Context, instance machine.Instance) error {
-	seed, err := e.writeSeed(instance)
+	m, err := e.furnish(instance)
 	if err != nil {
 		return err
 	}
-	m, err := machineOf(instance, seed)
-	if err != nil {
-		return err
-	}
-	e.equip(&m, instance.Bootloader, instance.OS)
 	process, err := e.qemu.Start(ctx, m)
 	if err != nil {
 		return startFault(err)
 	}
 	e.watch(instance.UID, process)
 	return nil
+}
+
+// furnish is an instance in QEMU's words, with its seed written.
+func (e *Engine) furnish(instance machine.Instance) (qemu.Machine, error) {
+	seed, err := e.writeSeed(instance)
+	if err != nil {
+		return qemu.Machine{}, err
+	}
+	m, err := machineOf(instance, seed)
+	e.equip(&m, instance.Bootloader, instance.OS)
+	return m, err
 }
 
 func startFault(err error) error {

@@ -41,12 +41,19 @@ func (e *Engine) Switched(ctx context.Context, uid string, overlays []quiesce.Ov
 func (e *Engine) Switch(ctx context.Context, uid string, overlays []quiesce.Overlay) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
+	return switchFault(e.qemu.Switch(ctx, uid, filesOf(overlays)))
+}
+
+func filesOf(overlays []quiesce.Overlay) []qemu.Overlay {
 	files := make([]qemu.Overlay, len(overlays))
 	for i, o := range overlays {
 		_, id := nameOf(o.Device)
 		files[i] = qemu.Overlay{Disk: id, Path: o.Path}
 	}
-	err := e.qemu.Switch(ctx, uid, files)
+	return files
+}
+
+func switchFault(err error) error {
 	var refusal *qmp.Error
 	switch {
 	case err == nil:
@@ -54,7 +61,9 @@ func (e *Engine) Switch(ctx context.Context, uid string, overlays []quiesce.Over
 	case errors.Is(err, qemu.ErrNotFound), errors.Is(err, qemu.ErrGone):
 		return fault.Wrap(err, fault.Transient, "VirtualMachineNotRunning", "the VM has stopped in between")
 	case errors.Is(err, qemu.ErrBusy):
-		return fault.Wrap(err, fault.NotReady, "VirtualMachineMigrating", "the VM moves to another node").WithRetryAfter(time.Second)
+		return fault.Wrap(err, fault.NotReady, "VirtualMachineMigrating", "the VM moves to another node, starts or stops").WithRetryAfter(time.Second)
+	case errors.Is(err, qemu.ErrCannotSave):
+		return fault.Wrap(err, fault.Invalid, quiesce.ReasonMemory, "%v", err)
 	case errors.Is(err, qemu.ErrInvalid):
 		return fault.Wrap(err, fault.NotReady, "VirtualDiskNotReady", "the VM does not run with all of these disks")
 	case errors.As(err, &refusal):

@@ -99,7 +99,7 @@ func running(list *condition.List, o *observation, phase vmv1.VirtualMachinePhas
 	const name, not = "Running", "VirtualMachineNotRunning"
 	switch {
 	case phase == vmv1.VirtualMachinePhase_Running, phase == vmv1.VirtualMachinePhase_Migrating:
-		list.True(name, "VirtualMachineRunning", unlimited(o))
+		list.True(name, "VirtualMachineRunning", strings.TrimSpace(unlimited(o)+" "+booted(o)))
 	case o.startProblem != nil:
 		list.False(name, o.startProblem.reason, o.startProblem.message)
 	case o.sight.State == Unresponsive:
@@ -119,6 +119,14 @@ func unlimited(o *observation) string {
 		return ""
 	}
 	return "coreFraction is not enforced: " + o.sight.Unlimited + "."
+}
+
+// booted is what a VM has to say that was to go on from kept memory.
+func booted(o *observation) string {
+	if memory := o.record.Memory; memory != nil && memory.Problem != "" {
+		return "The guest was booted, with its disks as they were: " + memory.Problem + "."
+	}
+	return ""
 }
 
 func configuration(list *condition.List, o *observation) {

@@ -62,6 +62,9 @@ func (r *Reconciler) launch(ctx context.Context, vm *vmv1.VirtualMachine, o *obs
 		err = r.Power.Put(ctx, instance.UID, o.record)
 	}
 	if err == nil {
+		err = r.recall(ctx, instance, o)
+	}
+	if err == nil {
 		err = r.Engine.Start(ctx, instance)
 	}
 	if err != nil {
@@ -235,6 +238,9 @@ func (r *Reconciler) tend(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 		if err := r.Migrations.Abort(ctx, uid, ""); err != nil {
 			return err
 		}
+	}
+	if err := r.thaw(ctx, vm, o); err != nil {
+		return err
 	}
 	if err := r.claimCard(ctx, vm, o); err != nil {
 		return err

@@ -15,6 +15,11 @@ import (
 type Engine interface {
 	// Start makes an instance run. Idempotent: one that runs is left as it is.
 	Start(ctx context.Context, instance Instance) error
+	// Recall makes an instance that stands still with the memory that was kept under
+	// a token; Start lets it go on. atRest says that its file systems are frozen.
+	// Idempotent until then. Class Invalid where the memory is not of such an
+	// instance, or gone.
+	Recall(ctx context.Context, instance Instance, token string) (atRest bool, err error)
 	// Look says how an instance is, and what its guest's agent last said.
 	Look(ctx context.Context, uid string) (Sight, error)
 	// Powerdown asks the guest to shut down. Repeating it is harmless.

@@ -39,6 +39,7 @@ type Reconciler struct {
 	// Secrets is nil where there is no Kubernetes API, which has them.
 	Secrets Secrets
 	Engine  Engine
+	Rest    Rest
 	// NonVolatile goes with the VM, not with an instance.
 	NonVolatile NonVolatile
 	// Processor is what there is for guests on every node.

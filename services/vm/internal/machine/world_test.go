@@ -43,6 +43,7 @@ type world struct {
 	macs      *addresses[*networkv1.VirtualMachineMACAddress]
 	secrets   secrets
 	discarded string // whose non-volatile parts are gone
+	thawed    int
 	classes   map[string]*vmv1.VirtualMachineClass
 	power     *power.Store
 	attached  []machine.Attachment
@@ -67,7 +68,7 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 	w.addresses, w.macs = ipAddresses(w.wire), macAddresses(w.wire)
 	w.devices.add("VirtualDisk root")
 	w.r = &machine.Reconciler{
-		Classes: w, Devices: w.devices, Allocator: w, Addresses: w.addresses, MACs: w.macs, Attachments: w, Secrets: w.secrets, NonVolatile: w,
+		Classes: w, Devices: w.devices, Allocator: w, Addresses: w.addresses, MACs: w.macs, Attachments: w, Secrets: w.secrets, NonVolatile: w, Rest: w,
 		Overhead: func(*vmv1.VirtualMachineSpec) int64 { return 100 << 20 }, Engine: &mortal{Engine: w.engine, wire: w.wire}, Power: w.power,
 		Survey: &placement.Survey{
 			Nodes: func(context.Context) ([]node.Node, error) { return w.nodes, nil }, Class: w.Class, Power: w.power,
@@ -108,6 +109,11 @@ func (w *world) Of(*vmv1.VirtualMachine) []machine.Attachment { return w.attache
 // Discard implements machine.NonVolatile.
 func (w *world) Discard(ctx context.Context, uid string) error {
 	return w.wire.around(ctx, "NonVolatile.Discard", func() error { w.discarded = uid; return nil })
+}
+
+// Thaw implements machine.Rest.
+func (w *world) Thaw(ctx context.Context, _ string) error {
+	return w.wire.around(ctx, "Rest.Thaw", func() error { w.thawed++; return nil })
 }
 
 // pass reconciles once, and writes the status as a loop does.
@@ -264,6 +270,14 @@ type mortal struct {
 
 func (m *mortal) Start(ctx context.Context, instance machine.Instance) error {
 	return m.wire.around(ctx, "Engine.Start", func() error { return m.Engine.Start(ctx, instance) })
+}
+
+func (m *mortal) Recall(ctx context.Context, instance machine.Instance, token string) (atRest bool, err error) {
+	err = m.wire.around(ctx, "Engine.Recall", func() error {
+		atRest, err = m.Engine.Recall(ctx, instance, token)
+		return err
+	})
+	return atRest, err
 }
 
 func (m *mortal) Kill(ctx context.Context, uid string) error {

@@ -29,6 +29,8 @@ type Record struct {
 	Operation string `json:"operation,omitempty"`
 	// Maintenance is who keeps the VM off; nil where nobody does.
 	Maintenance *Maintenance `json:"maintenance,omitempty"`
+	// Memory is what the next instance goes on from; nil for one that boots.
+	Memory *Memory `json:"memory,omitempty"`
 	// Restart is the UID of the operation that wants a new instance; empty once
 	// the old one is gone.
 	Restart string `json:"restart,omitempty"`
@@ -81,6 +83,21 @@ type Maintenance struct {
 	Name string `json:"name"`
 }
 
+// Memory is the memory of a guest that was kept, with its disks, by a snapshot.
+type Memory struct {
+	Token string `json:"token"`
+	// Used is set before the guest is let go: never is there a second one with disks
+	// that the first has written to.
+	Used bool `json:"used,omitempty"`
+	// AtRest is a guest whose file systems are to be thawed.
+	AtRest bool `json:"atRest,omitempty"`
+	// Problem is why the VM was booted instead; told to people until its next start.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Usable reports whether an instance is to go on from the memory; nil is not.
+func (m *Memory) Usable() bool { return m != nil && !m.Used && m.Problem == "" }
+
 // Migration is a move of an instance from node to node.
 type Migration struct {
 	// Operation is the UID of the operation that wants it.
@@ -132,6 +149,9 @@ func (r *Record) InstanceGone() {
 	r.StopSince, r.Node, r.Applied, r.Force, r.Restart = nil, "", nil, false, ""
 	r.Awaits, r.Pinned, r.Provisioned, r.Ran = false, nil, "", nil
 	r.Started, r.AgentAfter, r.MilliCPU, r.MemoryBytes = nil, 0, 0, 0
+	if !r.Memory.Usable() {
+		r.Memory = nil
+	}
 }
 
 // Store keeps the records of VMs by their UIDs.

@@ -61,7 +61,7 @@ func (p *Process) State(ctx context.Context) (State, error) {
 	err := p.ask(ctx, "query-status", &status)
 	switch {
 	case err == nil:
-		return stateOf(status.Status), nil
+		return stateIn(p.folder(), status.Status), nil
 	case errors.Is(err, ErrGone):
 		return StateGone, nil
 	}

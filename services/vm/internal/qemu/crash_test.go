@@ -36,7 +36,7 @@ func newCrashed(t testing.TB) *crashed {
 	}
 	c := &crashed{
 		t:       t,
-		options: Options{Folder: t.TempDir(), Host: host, AttachTimeout: time.Minute},
+		options: Options{Folder: t.TempDir(), Host: host, DiskRoots: []string{os.TempDir()}, AttachTimeout: time.Minute},
 		machine: Machine{
 			ID: crashID, Name: "crashed", CPU: CPU{Sockets: 1, CoresPerSocket: 1}, MemoryBytes: 64 << 20,
 			Firmware: FirmwareBIOS, Devices: DevicesVirtio, Network: Network{Mode: NetworkNone},

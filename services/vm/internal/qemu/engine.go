@@ -79,6 +79,7 @@ type Engine struct {
 	processes map[string]*Process // by the names of their run folders
 
 	moves moves
+	saves saves
 }
 
 // New opens the folder, which no other engine may have open: ErrInUse. QEMU

@@ -42,6 +42,9 @@ type record struct {
 	// Attempt names the migration that the process was made for, as its target;
 	// empty for one that was started.
 	Attempt string `json:",omitempty"`
+	// Memory is the file of the saved memory that the process was made for; empty
+	// for one that boots.
+	Memory string `json:",omitempty"`
 }
 
 func (f folder) name() string { return filepath.Base(string(f)) }

@@ -15,8 +15,12 @@ import (
 // moveTick is how often a migration is looked at that says nothing by itself.
 const moveTick = time.Second
 
-// settle does what is due for a machine in the middle of a migration.
+// settle does what is due for a machine in the middle of a migration, or of a save
+// that nobody goes on with.
 func (e *Engine) settle(ctx context.Context, id string) error {
+	if err := e.settleSaving(ctx, id); err != nil {
+		return err
+	}
 	main := e.folderOf(id)
 	if main.has(owedFile) {
 		return e.finish(ctx, id, nil)

@@ -53,6 +53,8 @@ func (e *Engine) launch(f folder, lock *os.File, r record, chains Chains) (<-cha
 	command := []string{e.host.Binary}
 	if r.Attempt != "" {
 		m = m.arriving()
+	}
+	if r.Attempt != "" || r.Memory != "" {
 		command = append(command, "-incoming", "defer")
 	}
 	command = append(command, Args(m, e.host, chains)...)
@@ -82,7 +84,7 @@ func (e *Engine) launch(f folder, lock *os.File, r record, chains Chains) (<-cha
 // holds the lock, so there is no such process any more.
 func (f folder) clear() error {
 	var failed error
-	for _, name := range []string{qmpSocket, agentSocket, serialSocket, screenSocket, incomingSocket, endingFile, startedFile, moveFile, owedFile} {
+	for _, name := range []string{qmpSocket, agentSocket, serialSocket, screenSocket, incomingSocket, endingFile, startedFile, moveFile, owedFile, savingFile} {
 		failed = errors.Join(failed, f.remove(name))
 	}
 	return failed

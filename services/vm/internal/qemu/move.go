@@ -130,6 +130,9 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
 	if source.isGone() {
 		return fmt.Errorf("%s: %w", id, ErrGone)
 	}
+	if source.folder().has(savingFile) {
+		return fmt.Errorf("%w: the machine's memory is being saved", ErrBusy)
+	}
 	if source.machine.TPMDir != "" {
 		return fmt.Errorf("%w: a machine with a TPM stays where it is: two emulators can't share its state", ErrInvalid)
 	}
@@ -147,7 +150,7 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
 			return err
 		}
 		m.Network.Tap = tap
-		if target, err = e.spawn(ctx, peer, m, attempt); err != nil {
+		if target, err = e.spawn(ctx, peer, record{Machine: m, Attempt: attempt}); err != nil {
 			return err
 		}
 	}
@@ -203,6 +206,9 @@ func (e *Engine) Send(ctx context.Context, id, attempt string, limits Limits) er
 	source, err := e.findIn(ctx, main)
 	if err != nil {
 		return err
+	}
+	if main.has(savingFile) {
+		return fmt.Errorf("%w: the machine's memory is being saved", ErrBusy)
 	}
 	if err := source.configure(ctx, limits); err != nil {
 		return err

@@ -144,6 +144,9 @@ func (e *Engine) settled(ctx context.Context, id string) (*Process, error) {
 	if e.Moving(id) {
 		return nil, fmt.Errorf("%s: %w", id, ErrMoving)
 	}
+	if e.folderOf(id).has(savingFile) {
+		return nil, fmt.Errorf("%s is being saved: %w", id, ErrMoving)
+	}
 	return e.find(ctx, id)
 }
 

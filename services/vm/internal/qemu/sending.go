@@ -76,12 +76,18 @@ func (p *Process) listen(ctx context.Context) error {
 	return p.executeWith(ctx, "migrate-incoming", map[string]any{"uri": "unix:" + incomingSocket}, nil)
 }
 
+// setCapabilities turns QEMU's migration capabilities on or off.
+func (p *Process) setCapabilities(ctx context.Context, wanted map[string]bool) error {
+	var all []any
+	for name, on := range wanted {
+		all = append(all, map[string]any{"capability": name, "state": on})
+	}
+	return p.executeWith(ctx, "migrate-set-capabilities", map[string]any{"capabilities": all}, nil)
+}
+
 func (p *Process) configure(ctx context.Context, limits Limits) error {
-	capability := func(name string, on bool) map[string]any { return map[string]any{"capability": name, "state": on} }
-	err := p.executeWith(ctx, "migrate-set-capabilities", map[string]any{"capabilities": []any{
-		// With the return path the source is done only once the target has all.
-		capability("return-path", true), capability("events", true), capability("auto-converge", limits.Converge),
-	}}, nil)
+	// With the return path the source is done only once the target has all.
+	err := p.setCapabilities(ctx, map[string]bool{"return-path": true, "events": true, "auto-converge": limits.Converge})
 	if err != nil {
 		return err
 	}

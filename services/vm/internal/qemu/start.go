@@ -57,7 +57,7 @@ func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
 	if err := e.discard(ctx, e.peerOf(m.ID), m.ID); err != nil {
 		return nil, err
 	}
-	p, err := e.spawn(ctx, e.folderOf(m.ID), m, "")
+	p, err := e.spawn(ctx, e.folderOf(m.ID), record{Machine: m})
 	if err != nil {
 		return nil, err
 	}
@@ -66,11 +66,12 @@ func (e *Engine) start(ctx context.Context, m Machine) (*Process, error) {
 	return p, p.letGo(ctx)
 }
 
-// spawn makes a new process, as the target of a migration if one is named. The
+// spawn makes a new process, which waits for memory if it is to get any. The
 // order is what makes a crash between any two steps harmless: the record comes
 // before the process, and the guest runs only once the process was seen to be
 // ours.
-func (e *Engine) spawn(ctx context.Context, f folder, m Machine, attempt string) (*Process, error) {
+func (e *Engine) spawn(ctx context.Context, f folder, r record) (*Process, error) {
+	m := r.Machine
 	if err := e.host.prepareFirmware(m); err != nil {
 		return nil, err
 	}
@@ -78,8 +79,7 @@ func (e *Engine) spawn(ctx context.Context, f folder, m Machine, attempt string)
 	if err != nil {
 		return nil, err
 	}
-	boot, err := bootID()
-	if err != nil {
+	if r.BootID, err = bootID(); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(string(f), 0o700); err != nil {
@@ -97,7 +97,6 @@ func (e *Engine) spawn(ctx context.Context, f folder, m Machine, attempt string)
 	if err := f.clear(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	r := record{Machine: m, BootID: boot, Attempt: attempt}
 	if err := f.write(recordFile, r); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}

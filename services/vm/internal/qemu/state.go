@@ -42,6 +42,15 @@ var states = map[string]State{
 	"internal-error": StateFailed,
 }
 
+// stateIn is what a process is doing in a run folder: a guest that stands still
+// and never was let go is one that is being started.
+func stateIn(f folder, runState string) State {
+	if state := stateOf(runState); state != StatePaused || f.has(startedFile) {
+		return state
+	}
+	return StateStarting
+}
+
 func stateOf(runState string) State {
 	if state, ok := states[runState]; ok {
 		return state

@@ -1,5 +1,6 @@
 // Package quiesce moves the disks of a running guest to new files, at one moment
-// and with the guest's file systems at rest.
+// and with the guest's file systems at rest, and keeps its memory of that moment
+// where that is wanted.
 //
 // It owns the promise that a frozen guest is thawed: what it is about to freeze it
 // writes down first, and whatever is written down is thawed, by the request, by
@@ -25,11 +26,18 @@ import (
 // rest.
 const ReasonInconsistent = "PotentiallyInconsistent"
 
+// ReasonMemory is that of a guest whose memory can't be kept.
+const ReasonMemory = "MemoryNotKept"
+
 const (
-	// bound is how long a guest may be frozen.
-	bound = 40 * time.Second
+	// bound is how long a guest may be frozen, keepBound how long its memory may be
+	// written while it is not.
+	bound     = 40 * time.Second
+	keepBound = 10 * time.Minute
 	// keepEvery is how often what may be frozen is looked for.
 	keepEvery = 2 * time.Second
+	// thawReserve is kept of the bound for thawing.
+	thawReserve = 10 * time.Second
 	// tryAgain is when to ask a guest again that could not be frozen.
 	tryAgain = 10 * time.Second
 )
@@ -48,6 +56,12 @@ type Engine interface {
 	Switched(ctx context.Context, uid string, overlays []Overlay) (running, switched bool, err error)
 	// Switch makes it write to them, all at one moment. Idempotent.
 	Switch(ctx context.Context, uid string, overlays []Overlay) error
+	// Keep does the same, and keeps the guest's memory as it is at that moment, under
+	// a token. It takes as long as the memory is large; the guest runs meanwhile.
+	// atRest says that its file systems are frozen. Class Invalid where that can't be.
+	Keep(ctx context.Context, uid, token string, overlays []Overlay, atRest bool) error
+	// Drop takes kept memory away. Idempotent.
+	Drop(ctx context.Context, token string) error
 	// Freeze brings the file systems to rest and counts them. Thaw must follow.
 	// Class NotReady where the guest can't.
 	Freeze(ctx context.Context, uid string) (int, error)
@@ -72,6 +86,8 @@ type Record struct {
 	// Done is a switch that happened, AtRest one with the file systems at rest.
 	Done   bool `json:"done,omitempty"`
 	AtRest bool `json:"atRest,omitempty"`
+	// Memory is a switch with which the guest's memory was kept.
+	Memory bool `json:"memory,omitempty"`
 }
 
 // Options say what a Service works with.
@@ -127,7 +143,7 @@ func (s *Service) SwitchGuestDisks(ctx context.Context, request *vmv1.SwitchGues
 		return &vmv1.SwitchGuestDisksResponse{}, nil
 	}
 	// What was begun ends, whether or not the caller is still there.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bound)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), boundOf(request))
 	defer cancel()
 	turn := s.turn(uid)
 	turn.Lock()
@@ -137,13 +153,34 @@ func (s *Service) SwitchGuestDisks(ctx context.Context, request *vmv1.SwitchGues
 		return nil, err
 	}
 	if last.Token == request.GetToken() && last.Done {
-		return &vmv1.SwitchGuestDisksResponse{Running: true, AtRest: last.AtRest}, nil
+		return &vmv1.SwitchGuestDisksResponse{Running: true, AtRest: last.AtRest, Memory: last.Memory}, nil
 	}
-	w := &work{Service: s, record: last, uid: uid}
+	w := &work{Service: s, record: last, uid: uid, memory: request.GetMemory()}
 	for _, file := range request.GetFiles() {
 		w.overlays = append(w.overlays, Overlay{Device: s.opts.Device(file.GetVirtualDiskName()), Path: file.GetPath()})
 	}
 	return w.run(ctx, request)
+}
+
+// restOf is how a guest is brought to rest. One whose memory is kept is not frozen
+// for as long as that takes, unless it has to be.
+func restOf(request *vmv1.SwitchGuestDisksRequest) vmv1.GuestRest_Value {
+	if request.GetMemory() && request.GetRest() != vmv1.GuestRest_Required {
+		return vmv1.GuestRest_None
+	}
+	return request.GetRest()
+}
+
+func boundOf(request *vmv1.SwitchGuestDisksRequest) time.Duration {
+	if request.GetMemory() && restOf(request) == vmv1.GuestRest_None {
+		return keepBound
+	}
+	return bound
+}
+
+// DropGuestMemory implements vmv1.GuestDiskServiceServer.
+func (s *Service) DropGuestMemory(ctx context.Context, request *vmv1.DropGuestMemoryRequest) (*vmv1.DropGuestMemoryResponse, error) {
+	return &vmv1.DropGuestMemoryResponse{}, s.opts.Engine.Drop(ctx, request.GetToken())
 }
 
 // work is one request under way.
@@ -152,6 +189,7 @@ type work struct {
 	record   *Record
 	uid      string
 	overlays []Overlay
+	memory   bool
 }
 
 func (w *work) run(ctx context.Context, request *vmv1.SwitchGuestDisksRequest) (*vmv1.SwitchGuestDisksResponse, error) {
@@ -175,7 +213,7 @@ func (w *work) run(ctx context.Context, request *vmv1.SwitchGuestDisksRequest) (
 		*w.record = Record{Version: w.record.Version, VM: w.uid, Token: request.GetToken(), ThawBy: w.record.ThawBy}
 	}
 	if !switched {
-		rest := request.GetRest()
+		rest := restOf(request)
 		if stuck != nil {
 			rest = vmv1.GuestRest_None
 		}
@@ -187,13 +225,13 @@ func (w *work) run(ctx context.Context, request *vmv1.SwitchGuestDisksRequest) (
 	if err := w.records.Put(ctx, w.uid, w.record); err != nil {
 		return nil, err
 	}
-	return &vmv1.SwitchGuestDisksResponse{Running: true, AtRest: rested}, nil
+	return &vmv1.SwitchGuestDisksResponse{Running: true, AtRest: rested, Memory: w.record.Memory}, nil
 }
 
 // move switches the files, and reports whether the file systems were at rest.
 func (w *work) move(ctx context.Context, rest vmv1.GuestRest_Value) (bool, error) {
 	if rest == vmv1.GuestRest_None {
-		return false, w.opts.Engine.Switch(ctx, w.uid, w.overlays)
+		return false, w.change(ctx)
 	}
 	err := w.freeze(ctx)
 	if err != nil && rest == vmv1.GuestRest_Required {
@@ -203,7 +241,7 @@ func (w *work) move(ctx context.Context, rest vmv1.GuestRest_Value) (bool, error
 		}
 		return false, fault.Wrap(err, fault.NotReady, ReasonInconsistent, "%s", fault.From(err).Message).WithRetryAfter(tryAgain)
 	}
-	switching := w.opts.Engine.Switch(ctx, w.uid, w.overlays)
+	switching := w.change(ctx)
 	// Thawed at once, whatever came of it; the keeper goes on if the guest doesn't
 	// answer now.
 	thawing := w.thaw(ctx)
@@ -217,6 +255,26 @@ func (w *work) move(ctx context.Context, rest vmv1.GuestRest_Value) (bool, error
 		}
 	}
 	return w.record.rested(), thawing
+}
+
+// change switches the files, and keeps the memory if that is wanted.
+func (w *work) change(ctx context.Context) error {
+	if !w.memory {
+		return w.opts.Engine.Switch(ctx, w.uid, w.overlays)
+	}
+	limit := keepBound
+	if w.record.ThawBy != nil {
+		limit = bound - thawReserve // whatever its memory takes
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := w.opts.Engine.Keep(ctx, w.uid, w.record.Token, w.overlays, w.record.ThawBy != nil)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fault.Wrap(err, fault.Invalid, ReasonMemory,
+			"the guest's memory can't be written in %s; with spec.requiredConsistency: false it has longer, since its file systems are not frozen meanwhile", limit)
+	}
+	w.record.Memory = err == nil
+	return err
 }
 
 // rested reports whether what was frozen stayed so until it was thawed by us.
@@ -247,6 +305,28 @@ func (w *work) thaw(ctx context.Context) error {
 	}
 	w.record.ThawBy, w.record.Thawed = nil, count
 	return w.records.Put(ctx, w.uid, w.record)
+}
+
+// Thaw lets the file systems of a guest go on that it was made with at rest: at once,
+// or, by the keeper, when it answers.
+func (s *Service) Thaw(ctx context.Context, uid string) error {
+	turn := s.turn(uid)
+	turn.Lock()
+	defer turn.Unlock()
+	r, err := s.records.Get(ctx, uid)
+	if err != nil {
+		return err
+	}
+	now := s.opts.Now()
+	r.VM, r.ThawBy = uid, &now
+	if err := s.records.Put(ctx, uid, r); err != nil {
+		return err
+	}
+	w := &work{Service: s, record: r, uid: uid}
+	if err := w.thaw(ctx); err != nil {
+		s.opts.Logger.InfoContext(ctx, "a guest that was put back does not answer yet: it is asked again", "vm", uid, "error", err)
+	}
+	return nil
 }
 
 // Run keeps the promise until ctx ends: it begins with whatever an earlier process

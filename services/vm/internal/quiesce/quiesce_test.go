@@ -2,6 +2,7 @@ package quiesce_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ type guest struct {
 	path     string
 	switched bool // while it was frozen
 	dies     string
+	kept     map[string]bool // memory by its token, and whether it was frozen then
 }
 
 type killed struct{}
@@ -46,6 +48,22 @@ func (g *guest) Switch(_ context.Context, _ string, overlays []quiesce.Overlay) 
 	g.die("before switch")
 	g.path, g.switched = overlays[0].Path, g.frozen
 	g.die("after switch")
+	return nil
+}
+
+func (g *guest) Keep(ctx context.Context, uid, token string, overlays []quiesce.Overlay, atRest bool) error {
+	if err := g.Switch(ctx, uid, overlays); err != nil {
+		return err
+	}
+	if atRest != g.frozen {
+		return errors.New("it is not as frozen as is said")
+	}
+	g.kept[token] = atRest
+	return nil
+}
+
+func (g *guest) Drop(_ context.Context, token string) error {
+	delete(g.kept, token)
 	return nil
 }
 
@@ -189,5 +207,53 @@ func TestAgentThatHangsHoldsUpOnlyWhoNeedsIt(t *testing.T) {
 	g.hangs = false
 	if err := s.Pass(t.Context()); err != nil || g.frozen {
 		t.Errorf("the guest is %+v, %v", g, err)
+	}
+}
+
+func TestMemoryIsKeptWithTheSwitch(t *testing.T) {
+	g := &guest{agent: true, path: "old", kept: map[string]bool{}}
+	s := serviceOf(etcdtest.Start(t), g)
+	for _, test := range []struct {
+		rest  vmv1.GuestRest_Value
+		token string
+	}{{vmv1.GuestRest_Required, "frozen"}, {vmv1.GuestRest_IfPossible, "running"}} {
+		request := switchTo(test.token, test.token)
+		request.Rest, request.Memory = test.rest, true
+		for range 2 {
+			response, err := s.SwitchGuestDisks(t.Context(), request)
+			if err != nil || !response.GetMemory() || response.GetAtRest() != (test.token == "frozen") {
+				t.Fatalf("%s: got %v, %v", test.token, response, err)
+			}
+		}
+		if atRest, kept := g.kept[test.token]; !kept || atRest != (test.token == "frozen") || g.frozen {
+			t.Errorf("%s: kept are %v, frozen: %t", test.token, g.kept, g.frozen)
+		}
+		if _, err := s.DropGuestMemory(t.Context(), &vmv1.DropGuestMemoryRequest{Token: test.token}); err != nil || len(g.kept) > 0 {
+			t.Errorf("kept are %v, %v", g.kept, err)
+		}
+	}
+}
+
+// What is killed after the switch has no memory of that moment, and says so.
+func TestMemoryThatWasNotKeptIsNotTold(t *testing.T) {
+	g := &guest{agent: true, path: "old", dies: "after switch", kept: map[string]bool{}}
+	client, request := etcdtest.Start(t), switchTo("token", "new")
+	request.Memory = true
+	dieIn(t, func() { _, _ = serviceOf(client, g).SwitchGuestDisks(t.Context(), request) })
+	response, err := serviceOf(client, g).SwitchGuestDisks(t.Context(), request)
+	if err != nil || response.GetMemory() || !response.GetRunning() || g.frozen {
+		t.Errorf("got %v, %v, frozen: %t", response, err, g.frozen)
+	}
+}
+
+func TestGuestThatWasMadeFrozenIsThawed(t *testing.T) {
+	g := &guest{agent: true, frozen: true, hangs: true}
+	client := etcdtest.Start(t)
+	if err := serviceOf(client, g).Thaw(t.Context(), uid); err != nil || !g.frozen {
+		t.Fatalf("frozen: %t, %v", g.frozen, err)
+	}
+	g.hangs = false
+	if err := serviceOf(client, g).Pass(t.Context()); err != nil || g.frozen {
+		t.Errorf("frozen: %t, %v", g.frozen, err)
 	}
 }

@@ -19,6 +19,11 @@ type Engine struct {
 	starts int
 	last   machine.Instance
 	sizes  map[string]int64
+	// kept is memory by its token, recalled the tokens of instances that stand still
+	// with it, resumed counts those that went on.
+	kept     map[string]bool
+	recalled map[string]string
+	resumed  int
 	// places are of the devices that were plugged in, by the instance; "" is free.
 	places map[string][]string
 }
@@ -35,6 +40,10 @@ func (e *Engine) Start(ctx context.Context, instance machine.Instance) error {
 	}
 	if !e.sights[instance.UID].State.Alive() {
 		e.starts++
+		if e.recalled[instance.UID] != "" {
+			e.resumed++
+			delete(e.recalled, instance.UID)
+		}
 		e.last = instance
 		e.sights[instance.UID] = machine.Sight{State: machine.Running, QEMU: "10.0.0", InstalledQEMU: "10.0.0"}
 		for _, device := range instance.Plugged {
@@ -42,6 +51,37 @@ func (e *Engine) Start(ctx context.Context, instance machine.Instance) error {
 		}
 	}
 	return nil
+}
+
+// Keep makes memory that can be recalled; its guest's file systems were at rest.
+func (e *Engine) Keep(token string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.kept == nil {
+		e.kept, e.recalled = map[string]bool{}, map[string]string{}
+	}
+	e.kept[token] = true
+}
+
+// Resumed counts the instances that went on from memory.
+func (e *Engine) Resumed() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.resumed
+}
+
+// Recall implements machine.Engine.
+func (e *Engine) Recall(ctx context.Context, instance machine.Instance, token string) (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case !e.kept[token]:
+		return false, fault.New(fault.Invalid, "MemoryNotKept", "no memory is kept")
+	}
+	e.recalled[instance.UID] = token
+	return true, nil
 }
 
 // Look implements machine.Engine.
@@ -77,6 +117,7 @@ func (e *Engine) Kill(ctx context.Context, uid string) error {
 	}
 	delete(e.sights, uid)
 	delete(e.places, uid)
+	delete(e.recalled, uid)
 	return nil
 }
 

@@ -37,6 +37,7 @@ func RunEngine(t *testing.T, open func(t *testing.T) Subject) {
 		"a start that is repeated is one":             (*trial).startTwice,
 		"a guest that is asked shuts down":            (*trial).powerdown,
 		"a killed instance is gone at once":           (*trial).kill,
+		"memory that was not kept is not recalled":    (*trial).recall,
 		"a device grows, and never shrinks":           (*trial).grow,
 		"an end is seen until the instance is killed": (*trial).endings,
 	} {
@@ -118,6 +119,14 @@ func (t *trial) kill() {
 	t.check(t.Engine.Kill(t.Context(), t.uid))
 	t.await(machine.Absent, nil)
 	t.check(t.Engine.Kill(t.Context(), t.uid))
+}
+
+func (t *trial) recall() {
+	if _, err := t.Engine.Recall(t.Context(), t.Instance(t.T, t.uid), uuid.NewString()); !fault.Is(err, fault.Invalid) {
+		t.Fatalf("recalled: %v", err)
+	}
+	t.await(machine.Absent, nil)
+	t.start() // and it boots
 }
 
 func (t *trial) grow() {
