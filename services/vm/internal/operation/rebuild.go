@@ -47,6 +47,9 @@ func childKey(op *vmv1.VirtualMachineOperation) resource.Key {
 func (r *Reconciler) rebuild(ctx context.Context, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine) (reconcile.Result, error) {
 	result, err := r.ask(ctx, op, vm)
 	result.After = rebuildPoll
+	if err == nil && r.Snapshots != nil {
+		err = r.stage(ctx, op, vm, result.Status)
+	}
 	return result, err
 }
 
@@ -189,14 +192,6 @@ func (r *Reconciler) rebuilding(op *vmv1.VirtualMachineOperation, child *snapsho
 
 func (r *Reconciler) waiting(op *vmv1.VirtualMachineOperation, message string) reconcile.Result {
 	return r.result(op, vmv1.OperationPhase_InProgress, ruleOf(op.GetSpec().GetType()).progress, message)
-}
-
-// tidy clears away what a finished operation made for itself, and then itself.
-func (r *Reconciler) tidy(ctx context.Context, op *vmv1.VirtualMachineOperation) (reconcile.Result, error) {
-	if clear, err := r.clear(ctx, op); err != nil || !clear {
-		return reconcile.Result{After: rebuildPoll}, err
-	}
-	return r.collect(ctx, op)
 }
 
 // clear deletes what a restore or a clone made for itself, the operation first, and

@@ -11,8 +11,10 @@ import (
 	snapshotv1 "orlop.dev/gen/orlop/snapshot/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/reconcile/condition"
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/etcdtest"
+	"orlop.dev/services/vm/internal/power"
 )
 
 // snapshots is a snapshot service in memory that does nothing by itself.
@@ -105,8 +107,11 @@ func TestARestoreIsDoneByTheSnapshotServiceAndFollowed(t *testing.T) {
 		spec.GetVirtualMachineSnapshotName() != "monday" || spec.GetRestoreVirtualMachine().GetMode() != vmv1.OperationMode_BestEffort {
 		t.Fatalf("it asks for %v", spec)
 	}
-	w.vm.Status.Phase = vmv1.VirtualMachinePhase_Stopping // in which none begins
+	// In a phase in which none begins.
+	w.change(vmv1.VirtualMachinePhase_Stopping, func(r *power.Record) { r.Maintenance = &power.Maintenance{Name: child.GetMetadata().GetName()} })
 	w.pass(op)
+	w.wantStage(op, "MaintenanceMode", "MaintenanceModeEnabled")
+	w.change(vmv1.VirtualMachinePhase_Stopped, func(r *power.Record) { r.Maintenance = nil })
 	w.want(op, vmv1.OperationPhase_InProgress, "RestoreInProgress")
 	ends(child, vmv1.OperationPhase_Completed, "")
 	w.pass(op)
@@ -114,6 +119,7 @@ func TestARestoreIsDoneByTheSnapshotServiceAndFollowed(t *testing.T) {
 	if len(op.GetStatus().GetResources()) != 1 {
 		t.Errorf("the status is %v", op.GetStatus())
 	}
+	w.wantStage(op, "MaintenanceMode", "MaintenanceModeDisabled")
 	w.pass(op)
 	if s.only() != nil || s.snapshots["monday"] == nil {
 		t.Error("its operation stays, or the user's snapshot is gone")
@@ -146,6 +152,13 @@ func TestARestoreThatCannotBeIsRefusedByName(t *testing.T) {
 	}
 }
 
+func (w *world) wantStage(op *vmv1.VirtualMachineOperation, name, reason string) {
+	w.t.Helper()
+	if got := condition.Find(op.GetStatus().GetConditions(), name); got.GetReason() != reason {
+		w.t.Errorf("%s is %v, want %s", name, got, reason)
+	}
+}
+
 func (w *world) clone() *vmv1.VirtualMachineOperation {
 	op := w.add(vmv1.OperationType_Clone)
 	op.Spec.Clone = &vmv1.OperationClone{
@@ -164,8 +177,10 @@ func TestACloneIsMadeFromASnapshotThatGoesAfterIt(t *testing.T) {
 	if taken.GetSpec().GetVirtualMachineName() != "web" || taken.GetSpec().GetKeepIpAddress() != snapshotv1.KeepIPAddress_Never || s.only() != nil {
 		t.Fatalf("the snapshot is %v, the operation on it %v", taken, s.only())
 	}
+	w.wantStage(op, "SnapshotReady", "SnapshotInProgress")
 	taken.Status = &snapshotv1.VirtualMachineSnapshotStatus{Phase: snapshotv1.SnapshotPhase_Ready}
 	w.pass(op)
+	w.wantStage(op, "SnapshotReady", "SnapshotReady")
 	child := s.only()
 	if child.GetSpec().GetVirtualMachineSnapshotName() != name || child.GetSpec().GetCreateVirtualMachine().GetCustomization().GetNamePrefix() != "copy-" {
 		t.Fatalf("it asks for %v", child.GetSpec())
@@ -178,9 +193,12 @@ func TestACloneIsMadeFromASnapshotThatGoesAfterIt(t *testing.T) {
 	}
 	w.pass(op)
 	w.pass(op)
+	w.pass(op)
 	if s.only() != nil || s.snapshots[name] != nil {
 		t.Error("what it made for itself stays")
 	}
+	w.want(op, vmv1.OperationPhase_Failed, "OperationFailed")
+	w.wantStage(op, "SnapshotReady", "SnapshotCleanedUp")
 }
 
 func TestACloneWhoseDisksCannotBeBroughtToRestIsRefused(t *testing.T) {
