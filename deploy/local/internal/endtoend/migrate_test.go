@@ -2,13 +2,17 @@ package endtoend_test
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
+
+	"orlop.dev/facade/home"
 )
 
 // testMigrate moves the VM to its other node, under a connection that was opened
@@ -18,6 +22,7 @@ func (u *user) testMigrate() {
 	address, boot := u.address(), u.bootID()
 	session := u.greeted(u.forward("22"))
 	watched := u.watch("vm", "linux-vm")
+	served := u.served()
 
 	u.kubectl("create", "-f", filepath.Join(u.root, "examples", "virtualmachineoperation-evict.yaml"))
 	u.waitFor("vm/linux-vm", "{.status.migrationState.result}", "Succeeded")
@@ -32,6 +37,7 @@ func (u *user) testMigrate() {
 		u.t.Error("the guest was started anew")
 	}
 	session.goesOn(u)
+	served()
 	u.t.Log("\n" + watched() + u.kubectl("get", "vmop") + u.kubectl("get", "pods", "-o", "wide"))
 
 	u.orlop("migrate", "linux-vm", "--target-node-name", source, "--wait")
@@ -39,6 +45,44 @@ func (u *user) testMigrate() {
 		u.t.Errorf("told to move to %s, it is on %s", source, now)
 	}
 	u.kubectl("delete", "vmop", "--all")
+}
+
+// served asks for the guest's page through a Service, from this machine and from
+// among guests, again and again until the returned function is called: no answer
+// may be missing.
+func (u *user) served() (end func()) {
+	u.t.Helper()
+	u.kubectl("label", "vm", "linux-vm", "app=nginx", "--overwrite")
+	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "service-nodeport.yaml"))
+	u.answers("<h1>", "http://127.0.0.1:31880/")
+	ways := [][]string{curl("http://127.0.0.1:31880/")}
+	if namespace := home.Home(u.home).NetworkNamespace(); u.exists(namespace) {
+		cluster := u.value("svc/linux-vm-nginx-nodeport", "{.spec.clusterIP}")
+		inside := []string{"nsenter", "--net=" + namespace}
+		u.answersIn(inside, "<h1>", "http://"+cluster+"/")
+		ways = append(ways, append(inside, curl("http://"+cluster+"/")...))
+	}
+	ctx, cancel := context.WithCancel(u.t.Context())
+	var group sync.WaitGroup
+	var missed []string
+	asked := 0
+	group.Go(func() {
+		for ; ctx.Err() == nil; asked++ {
+			way := ways[asked%len(ways)]
+			if said, err := u.run(exec.Command(way[0], way[1:]...)); err != nil {
+				missed = append(missed, said)
+			}
+		}
+	})
+	return func() {
+		cancel()
+		group.Wait()
+		u.t.Logf("asked %d times", asked)
+		if len(missed) > 0 || asked == 0 {
+			u.t.Errorf("of %d requests to a guest that moves %d had no answer: %s", asked, len(missed), missed)
+		}
+		u.kubectl("delete", "svc/linux-vm-nginx-nodeport")
+	}
 }
 
 func (u *user) node() string {

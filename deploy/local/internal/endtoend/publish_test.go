@@ -45,7 +45,7 @@ func (u *user) testPublishing() {
 func (u *user) reachedByGuests(answer string) {
 	u.t.Helper()
 	namespace := home.Home(u.home).NetworkNamespace()
-	if _, err := os.Stat(namespace); err != nil {
+	if !u.exists(namespace) {
 		u.t.Log("guests have no network in common: not tried from there")
 		return
 	}
@@ -56,15 +56,24 @@ func (u *user) reachedByGuests(answer string) {
 	u.answersIn(inside, answer, "http://"+cluster+"/")
 }
 
+func (u *user) exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // answers asks by curl until the answer has some words in it.
 func (u *user) answers(words string, arguments ...string) {
 	u.t.Helper()
 	u.answersIn(nil, words, arguments...)
 }
 
+func curl(arguments ...string) []string {
+	return append([]string{"curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "20"}, arguments...)
+}
+
 func (u *user) answersIn(prefix []string, words string, arguments ...string) {
 	u.t.Helper()
-	command := append(append(prefix, "curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "20"), arguments...)
+	command := append(prefix, curl(arguments...)...)
 	u.until(words+" from "+strings.Join(arguments, " "), func() (string, bool) {
 		said, _ := u.run(exec.Command(command[0], command[1:]...))
 		return said, strings.Contains(said, words)

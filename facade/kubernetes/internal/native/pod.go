@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -49,21 +50,41 @@ func (p Pods) Reconcile(ctx context.Context, request reconcile.Request) (reconci
 		return reconcile.Result{}, err
 	}
 	var present *corev1.Pod
+	var others []*corev1.Pod
 	for i := range list.Items {
 		pod := &list.Items[i]
 		if wanted != nil && pod.Name == wanted.Name && pod.DeletionTimestamp == nil {
 			present = pod
 			continue
 		}
-		err := p.Kube.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
-		if client.IgnoreNotFound(err) != nil {
-			return reconcile.Result{}, err
-		}
+		others = append(others, pod)
 	}
 	if wanted == nil {
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, p.remove(ctx, others)
 	}
-	return reconcile.Result{}, p.publish(ctx, present, wanted)
+	// The VM that has moved is behind its Services all the time: the new Pod comes
+	// before the old one goes, unless a quota has room for one of them only.
+	err = p.publish(ctx, present, wanted)
+	if apierrors.IsForbidden(err) && len(others) > 0 {
+		if err := p.remove(ctx, others); err != nil {
+			return reconcile.Result{}, err
+		}
+		return reconcile.Result{}, p.publish(ctx, present, wanted)
+	}
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	return reconcile.Result{}, p.remove(ctx, others)
+}
+
+func (p Pods) remove(ctx context.Context, pods []*corev1.Pod) error {
+	for _, pod := range pods {
+		err := p.Kube.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
+		if client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wanted is the Pod that a VM should have, nil for none.
