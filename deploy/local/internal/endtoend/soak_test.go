@@ -3,6 +3,7 @@
 package endtoend_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -142,4 +143,28 @@ func TestSoakKillsWhileImagesAndDisksAreMade(t *testing.T) {
 func (u *user) guests() int {
 	output, _ := exec.Command("pgrep", "-f", "qemu-system-x86_64.*"+u.home).Output()
 	return len(strings.Fields(string(output)))
+}
+
+// TestSoakSnapshots takes two hundred snapshots of a disk under a guest that writes:
+// its files are made fewer meanwhile, what it wrote stays in order, and the space
+// comes back with the last snapshot.
+func TestSoakSnapshots(t *testing.T) {
+	u := newUser(t)
+	u.serveImage()
+	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.kubectl("apply", "-f", u.example("quickstart.yaml"))
+	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+	before := u.diskBytes()
+	u.inGuest("cloud", write)
+	names := u.takes(soakRounds(t, manySnapshots))
+	u.inGuest("cloud", stop)
+	u.shortens()
+	u.wantInOrder(strings.TrimPrefix(names[len(names)/2], "vdsnapshot/"), false)
+	u.kubectl(append([]string{"delete", "--timeout", "5m"}, names...)...)
+	u.until("the space of deleted snapshots comes back", func() (string, bool) {
+		grown := u.diskBytes() - before
+		return fmt.Sprintf("%d MiB more than before", grown>>20), grown < 40<<20
+	})
+	u.inGuest("cloud", "cat data")
 }

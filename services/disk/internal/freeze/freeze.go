@@ -27,7 +27,11 @@ const (
 )
 
 // again is when to try again what somebody still has open.
-const again = time.Second
+const (
+	again = time.Second
+	// manyAgain is when to ask again for a disk that has too many files.
+	manyAgain = 30 * time.Second
+)
 
 const kindMachine = "VirtualMachine"
 
@@ -187,7 +191,7 @@ func failure(err error, key resource.Key) error {
 		return fault.Wrap(err, fault.NotReady, reasonInUse, "somebody still has the data of disk %s open", key.Name).WithRetryAfter(again)
 	case errors.Is(err, layer.ErrDeep):
 		return fault.Wrap(err, fault.NotReady, reasonNotReady,
-			"disk %s has too many snapshots on top of each other: it is flattened once no VM runs with it", key.Name)
+			"disk %s has as many snapshots on top of each other as can be: there is room for more when they have been made fewer files, which goes on in the background", key.Name).WithRetryAfter(manyAgain)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fault.Wrap(err, fault.Exhausted, reasonFailed, "no space is left where disks are kept")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Keeper flattens deep volumes in the background, one at a time.
+// Keeper flattens deep volumes in the background, one at a time, and follows those
+// that their VMs have shortened.
 type Keeper struct {
 	Store *Store
 	// Depth is how many files a volume may have; 0 means DefaultDepth.
@@ -51,6 +52,12 @@ func (k *Keeper) Pass(ctx context.Context) {
 		k.Logger.ErrorContext(ctx, "the depth of volumes is not known", "error", err)
 	}
 	for _, id := range deep {
+		if followed, err := k.Store.Follow(ctx, id); err != nil {
+			k.Logger.WarnContext(ctx, "it is not known what a volume stands on", "volume", id, "error", err)
+		} else if followed {
+			k.Logger.InfoContext(ctx, "volume was shortened under its VM", "volume", id)
+			continue
+		}
 		began := time.Now()
 		done, err := k.Store.Flatten(ctx, id, depth, func() bool { return k.Idle(id) })
 		switch {

@@ -6,6 +6,7 @@ import "encoding/binary"
 // reference counts of 16 bits, no optional feature.
 const (
 	magic        = "QFI\xfb"
+	backingAt    = 8  // of where the backing file's name is, then how long it is
 	sizeAt       = 24 // of the disk's size in the header
 	clusterBits  = 16
 	l2Entries    = ClusterBytes / 8

@@ -145,6 +145,9 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
 		if err := e.discard(ctx, peer, id); err != nil {
 			return err
 		}
+		if err := source.endStreams(ctx); err != nil {
+			return err
+		}
 		m, err := source.Present(ctx)
 		if err != nil {
 			return err

@@ -129,6 +129,9 @@ func (e *Engine) Unplug(ctx context.Context, id, disk string) error {
 	if indexOf(m.Plugged, disk) < 0 {
 		return nil
 	}
+	if err := p.endStreams(ctx); err != nil {
+		return err
+	}
 	if err := p.unplugDevice(ctx, disk); err != nil {
 		return err
 	}

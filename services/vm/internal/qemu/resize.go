@@ -19,6 +19,9 @@ type blockSize struct {
 // as it is, and none is ever made smaller. ErrInvalid if the machine has no disk
 // of that ID.
 func (p *Process) Grow(ctx context.Context, disk string, virtualBytes int64) error {
+	if err := p.endStreams(ctx); err != nil {
+		return err
+	}
 	tops, _, err := p.tops(ctx)
 	if err != nil {
 		return err

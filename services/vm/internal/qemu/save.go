@@ -104,6 +104,9 @@ func (e *Engine) beginSaving(ctx context.Context, id, dir string) (*Process, err
 	if err := p.savable(ctx); err != nil {
 		return nil, err
 	}
+	if err := p.endStreams(ctx); err != nil {
+		return nil, err
+	}
 	m, err := p.Present(ctx)
 	if err != nil {
 		return nil, err

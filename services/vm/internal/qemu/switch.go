@@ -60,6 +60,9 @@ func (e *Engine) Switch(ctx context.Context, id string, overlays []Overlay) erro
 }
 
 func (p *Process) switchTo(ctx context.Context, overlays []Overlay) error {
+	if err := p.endStreams(ctx); err != nil {
+		return err
+	}
 	tops, nodes, err := p.tops(ctx)
 	if err != nil {
 		return err
