@@ -15,16 +15,18 @@ import (
 )
 
 // Each snapshot of a running machine's disk leaves it one more file to look
-// through. Where there are many, what lies between the disk's own file and the
-// lowest one is copied into the former while the guest runs (QMP block-stream);
-// the files themselves stay for those who need them.
+// through. Where there are many, what lies between the disk's own file and a lower
+// one is copied into the former while the guest runs (QMP block-stream); the files
+// themselves stay for those who need them.
 const (
 	// deepFiles is how many files a disk may have before that.
 	deepFiles = 16
-	// tooDeep is how many files are made fewer at once, whatever follows.
-	tooDeep = 4 * deepFiles
-	// quietFor is how long the last snapshot must be ago: more may follow.
-	quietFor = 30 * time.Second
+	// quietFor is how long the last snapshot must be ago for all of them to become
+	// one: more may follow. Until then at least quickFiles do whose data is at most
+	// quickBytes, which takes less time than passes between two snapshots.
+	quietFor   = 30 * time.Second
+	quickFiles = 8
+	quickBytes = 64 << 20
 	// streamRate bounds the copying, in bytes a second, so that the guest has most
 	// of the storage.
 	streamRate = 128 << 20
@@ -119,13 +121,13 @@ func (p *Process) beginStream(ctx context.Context, d Disk, roots []string) error
 	if err := p.closeStrays(ctx, d, layers, nodes); err != nil {
 		return err
 	}
-	if len(layers) <= deepFiles || !settledDown(layers) || !hasRoom(layers) {
+	lower := lowerEnd(layers)
+	if len(layers) <= deepFiles || lower == 0 || !hasRoom(layers[1:lower]) {
 		return nil
 	}
-	lowest := layers[len(layers)-1].Path
-	base := nodeWith(d, lowest, nodes)
+	base := nodeWith(d, layers[lower].Path, nodes)
 	if base == "" {
-		return fmt.Errorf("no node has %s", lowest)
+		return fmt.Errorf("no node has %s", layers[lower].Path)
 	}
 	return p.executeWith(ctx, "block-stream", map[string]any{
 		"job-id": streamPrefix + d.ID, "device": t.node, "base-node": base, "speed": streamRate,
@@ -134,7 +136,26 @@ func (p *Process) beginStream(ctx context.Context, d Disk, roots []string) error
 	}, nil)
 }
 
-// endStream makes the lowest file the one that the disk's own stands on. QEMU
+// lowerEnd is the place of the file that a disk's own is to stand on; 0 where
+// nothing is to be done now.
+func lowerEnd(layers []Layer) int {
+	if len(layers) > 1 && settledDown(layers) {
+		return len(layers) - 1
+	}
+	end := 0
+	for taken, i := int64(0), 1; i < len(layers)-1; i++ {
+		if taken += bytesOf(layers[i]); taken > quickBytes {
+			break
+		}
+		end = i + 1
+	}
+	if end < quickFiles {
+		return 0
+	}
+	return end
+}
+
+// endStream makes the lower file the one that the disk's own stands on. QEMU
 // does not write its tables before it does that: killed in between, a disk would
 // have neither the copy nor what was copied.
 func (p *Process) endStream(ctx context.Context, d Disk) error {
@@ -216,20 +237,26 @@ func nodeWith(d Disk, path string, nodes map[string]blockSize) string {
 // below the disk's own was written to for the last time.
 func settledDown(layers []Layer) bool {
 	info, err := os.Stat(layers[1].Path)
-	return err == nil && time.Since(info.ModTime()) > quietFor || len(layers) > tooDeep
+	return err == nil && time.Since(info.ModTime()) > quietFor
 }
 
 // hasRoom reports whether what is copied takes no more than half of the room that
 // there is.
-func hasRoom(layers []Layer) bool {
-	const blockBytes = 512
+func hasRoom(copied []Layer) bool {
 	var taken int64
-	for _, layer := range layers[1 : len(layers)-1] {
-		var stat unix.Stat_t
-		if unix.Stat(layer.Path, &stat) == nil {
-			taken += stat.Blocks * blockBytes
-		}
+	for _, layer := range copied {
+		taken += bytesOf(layer)
 	}
 	var room unix.Statfs_t
-	return unix.Statfs(layers[0].Path, &room) == nil && taken < int64(room.Bavail)*room.Bsize/2
+	return len(copied) > 0 && unix.Statfs(copied[0].Path, &room) == nil && taken < int64(room.Bavail)*room.Bsize/2
+}
+
+// bytesOf is what a file takes on the storage; nothing if it is gone.
+func bytesOf(layer Layer) int64 {
+	const blockBytes = 512
+	var stat unix.Stat_t
+	if unix.Stat(layer.Path, &stat) != nil {
+		return 0
+	}
+	return stat.Blocks * blockBytes
 }

@@ -2,14 +2,18 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // deepFileCount is more than deepFiles.
@@ -167,5 +171,44 @@ func TestADiskThatIsShortenedIsWholeWhateverIsKilled(t *testing.T) {
 		<-p.Gone()
 		t.Logf("round %d: killed with %d files", round, m.depth(path))
 		m.command("qemu-img", "compare", "-F", "raw", "-f", "qcow2", path, flat)
+	}
+}
+
+func TestRightAfterASnapshotOnlyWhatIsSmallBecomesOneFile(t *testing.T) {
+	now := time.Now()
+	// files makes a chain of files, of which some are large.
+	files := func(count int, below time.Time, large ...int) []Layer {
+		var layers []Layer
+		dir := t.TempDir()
+		for i := range count {
+			path := filepath.Join(dir, fmt.Sprint(i))
+			size := int64(1 << 20)
+			if slices.Contains(large, i) {
+				size = quickBytes + 1
+			}
+			file, err := os.Create(path)
+			if err == nil {
+				err = errors.Join(unix.Fallocate(int(file.Fd()), 0, 0, size), file.Close(), os.Chtimes(path, below, below))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			layers = append(layers, Layer{Path: path})
+		}
+		return layers
+	}
+	for name, test := range map[string]struct {
+		layers []Layer
+		want   int
+	}{
+		"all are small":          {files(20, now), 19},
+		"the lowest are large":   {files(20, now, 17, 18), 17},
+		"one near the top is":    {files(20, now, 5), 0},
+		"some time after":        {files(20, now.Add(-time.Hour), 5, 17), 19},
+		"the lowest is the base": {files(9, now, 8), 8},
+	} {
+		if got := lowerEnd(test.layers); got != test.want {
+			t.Errorf("%s: file %d, want %d", name, got, test.want)
+		}
 	}
 }
