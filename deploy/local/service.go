@@ -115,7 +115,11 @@ func (d *daemon) parts(ctx context.Context) ([]serve.Part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secrets: %w", err)
 	}
-	return append(parts, secrets.Part()), nil
+	pods, err := facade.NewPods(d.cluster.rest)
+	if err != nil {
+		return nil, fmt.Errorf("pods: %w", err)
+	}
+	return append(parts, secrets.Part(), pods.Part()), nil
 }
 
 // newExplain serves explanations at the gRPC door. Like the gateway it is nobody
@@ -217,7 +221,7 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 		Logger:      d.logger.With("service", "vm"),
 	}
 	if d.cluster != nil {
-		options.Secrets = conn
+		options.Secrets, options.Pods = conn, conn
 	}
 	service, err := vm.New(ctx, options)
 	if err != nil {

@@ -61,6 +61,9 @@ type Options struct {
 	// Secrets reaches the SecretService, which has what guests are set up from; nil
 	// where there is no Kubernetes API.
 	Secrets grpc.ClientConnInterface
+	// Pods reaches the PodService, by which Kubernetes counts VMs before they run;
+	// nil where nothing does.
+	Pods grpc.ClientConnInterface
 	// Snapshots reaches the snapshot service, which restores and clones VMs; nil
 	// where there is none.
 	Snapshots grpc.ClientConnInterface
@@ -200,6 +203,9 @@ func (s *Service) keep(opts Options) error {
 	}
 	if s.secrets != nil {
 		s.rules.Secrets = s.secrets
+	}
+	if opts.Pods != nil {
+		s.rules.Pods = peer.NewPods(opts.Pods)
 	}
 	attachments := &attachment.Reconciler{
 		Machines: s, Devices: s.devices, Engine: s.engine, Power: records, All: s.allAttachments, Now: time.Now,

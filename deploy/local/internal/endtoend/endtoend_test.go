@@ -59,6 +59,7 @@ func TestQuickStart(t *testing.T) {
 	u.tells(t, "Services and Ingresses lead to it", (*user).testPublishing)
 	u.tells(t, "a guest outlives a killed daemon", (*user).testKill)
 	u.tells(t, "it moves to the other node, and a connection survives", (*user).testMigrate)
+	u.tells(t, "a quota counts it once, and lets no other start", (*user).testQuota)
 	u.tells(t, "a disk is attached while it runs", (*user).testAttach)
 	u.tells(t, "a change waits for a restart", (*user).testChange)
 	u.tells(t, "operations stop and start it", (*user).testOperations)

@@ -51,16 +51,20 @@ func (p Pods) Reconcile(ctx context.Context, request reconcile.Request) (reconci
 	}
 	var present *corev1.Pod
 	var others []*corev1.Pod
+	var left time.Duration
 	for i := range list.Items {
 		pod := &list.Items[i]
-		if wanted != nil && pod.Name == wanted.Name && pod.DeletionTimestamp == nil {
+		switch reserved := reservedFor(pod); {
+		case wanted != nil && pod.Name == wanted.Name && pod.DeletionTimestamp == nil:
 			present = pod
-			continue
+		case wanted == nil && reserved > 0:
+			left = max(left, reserved)
+		default:
+			others = append(others, pod)
 		}
-		others = append(others, pod)
 	}
 	if wanted == nil {
-		return reconcile.Result{}, p.remove(ctx, others)
+		return reconcile.Result{RequeueAfter: left}, p.remove(ctx, others)
 	}
 	// The VM that has moved is behind its Services all the time: the new Pod comes
 	// before the old one goes, unless a quota has room for one of them only.
@@ -112,36 +116,66 @@ func podOf(cr *unstructured.Unstructured, machine *vmv1.VirtualMachine) (*corev1
 	if len(status.GetVirtualMachinePods()) == 0 {
 		return nil, nil //nolint:nilnil // A VM that doesn't run has none.
 	}
-	requests := corev1.ResourceList{}
-	for name, text := range map[corev1.ResourceName]string{
-		corev1.ResourceCPU:    status.GetResources().GetCpu().GetRequestedCores(),
-		corev1.ResourceMemory: status.GetResources().GetMemory().GetSize(),
-	} {
-		quantity, err := resource.ParseQuantity(text)
-		if err != nil {
-			return nil, fmt.Errorf("VM %s: %s %q: %w", cr.GetName(), name, text, err)
-		}
-		requests[name] = quantity
+	pod, err := NewPod(cr, Shape{
+		Name: status.GetVirtualMachinePods()[0].GetName(), Node: status.GetNodeName(),
+		RequestedCPU: status.GetResources().GetCpu().GetRequestedCores(), CPU: fmt.Sprint(status.GetResources().GetCpu().GetCores()),
+		Memory: status.GetResources().GetMemory().GetSize(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	pod.Status = podStatus(status)
+	return pod, nil
+}
+
+// Shape is what a Pod takes of which node. Quantities are as Kubernetes writes
+// them.
+type Shape struct {
+	Name, Node                string
+	RequestedCPU, CPU, Memory string
+}
+
+// NewPod is the Pod of a VM, as its custom resource or that one's metadata names
+// it, without a status.
+func NewPod(cr *unstructured.Unstructured, shape Shape) (*corev1.Pod, error) {
+	requests, err := listOf(shape.RequestedCPU, shape.Memory)
+	if err != nil {
+		return nil, fmt.Errorf("VM %s: requests: %w", cr.GetName(), err)
+	}
+	limits, err := listOf(shape.CPU, shape.Memory)
+	if err != nil {
+		return nil, fmt.Errorf("VM %s: limits: %w", cr.GetName(), err)
 	}
 	labels := map[string]string{managedLabel: "true", machineLabel: cr.GetName()}
 	maps.Copy(labels, cr.GetLabels())
 	controller, never := true, false
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: status.GetVirtualMachinePods()[0].GetName(), Namespace: cr.GetNamespace(), Labels: labels,
+			Name: shape.Name, Namespace: cr.GetNamespace(), Labels: labels,
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: cr.GetAPIVersion(), Kind: cr.GetKind(), Name: cr.GetName(), UID: cr.GetUID(), Controller: &controller,
 			}},
 		},
 		Spec: corev1.PodSpec{
-			NodeName: status.GetNodeName(), RestartPolicy: corev1.RestartPolicyNever,
+			NodeName: shape.Node, RestartPolicy: corev1.RestartPolicyNever,
 			AutomountServiceAccountToken: &never, EnableServiceLinks: &never,
 			Containers: []corev1.Container{{
-				Name: guestName, Image: guestImage, Resources: corev1.ResourceRequirements{Requests: requests},
+				Name: guestName, Image: guestImage, Resources: corev1.ResourceRequirements{Requests: requests, Limits: limits},
 			}},
 		},
-		Status: podStatus(status),
 	}, nil
+}
+
+func listOf(cpu, memory string) (corev1.ResourceList, error) {
+	list := corev1.ResourceList{}
+	for name, text := range map[corev1.ResourceName]string{corev1.ResourceCPU: cpu, corev1.ResourceMemory: memory} {
+		quantity, err := resource.ParseQuantity(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s %q: %w", name, text, err)
+		}
+		list[name] = quantity
+	}
+	return list, nil
 }
 
 // podStatus is ready while the guest can be talked to: also while it moves.

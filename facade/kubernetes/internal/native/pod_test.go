@@ -1,13 +1,19 @@
 package native_test
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"orlop.dev/facade/kubernetes/internal/native"
@@ -129,5 +135,52 @@ func TestPodGoesWithItsInstance(t *testing.T) {
 	c.publish()
 	if pod := c.pod(); pod != nil {
 		t.Errorf("a VM that is gone has the Pod %s", pod.Name)
+	}
+}
+
+func TestAPodThatWasReservedStaysUntilItsVMRunsOrAMinute(t *testing.T) {
+	c := newCluster(t)
+	reserved, err := native.NewPod(c.vm, native.Shape{Name: "web-1", Node: "node-1", RequestedCPU: "500m", CPU: "2", Memory: "1Gi"})
+	c.check(err)
+	native.Reserve(reserved)
+	reserved.CreationTimestamp = metav1.Now()
+	c.check(c.Create(t.Context(), reserved))
+	c.shows("Starting", "")
+	if pod := c.pod(); pod == nil || pod.Spec.Containers[0].Resources.Limits.Cpu().String() != "2" {
+		t.Fatalf("the Pod is %v", pod)
+	}
+	c.shows("Running", "web-1")
+	if pod := c.pod(); pod == nil || pod.Status.PodIP == "" {
+		t.Errorf("the Pod of a VM that runs is %v", pod)
+	}
+	c.shows("Running", "web-2")
+	if pod := c.pod(); pod == nil || pod.Name != "web-2" {
+		t.Errorf("after a move the Pod is %v", pod)
+	}
+	forgotten := reserved.DeepCopy()
+	forgotten.ResourceVersion, forgotten.CreationTimestamp = "", metav1.NewTime(time.Now().Add(-time.Hour))
+	c.check(c.Create(t.Context(), forgotten))
+	c.shows("Stopped", "")
+	if pod := c.pod(); pod != nil {
+		t.Errorf("a reservation of long ago is there: %v", pod)
+	}
+}
+
+// A quota has room for one of the two Pods of a VM that moves.
+func TestAQuotaThatIsFullLetsAVMMove(t *testing.T) {
+	c := newCluster(t)
+	c.shows("Running", "web-1")
+	full := interceptor.NewClient(c.Client.(client.WithWatch), interceptor.Funcs{
+		Create: func(ctx context.Context, kube client.WithWatch, object client.Object, options ...client.CreateOption) error {
+			if c.pod() != nil {
+				return apierrors.NewForbidden(corev1.Resource("pods"), object.GetName(), errors.New("exceeded quota"))
+			}
+			return kube.Create(ctx, object, options...)
+		},
+	})
+	c.pods.Kube = full
+	c.shows("Running", "web-2")
+	if pod := c.pod(); pod == nil || pod.Name != "web-2" {
+		t.Errorf("the Pod is %v", pod)
 	}
 }

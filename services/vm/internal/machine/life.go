@@ -49,6 +49,9 @@ func (r *Reconciler) start(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 
 // launch claims what a placed VM needs, and lets it run once all is there.
 func (r *Reconciler) launch(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	if err := r.reserve(ctx, vm, o); err != nil {
+		return r.fail(ctx, vm, o, err)
+	}
 	instance, err := r.prepare(ctx, vm, o)
 	switch {
 	case err == nil && instance.lacksDevice() && o.record.Awaits:

@@ -38,8 +38,10 @@ type Reconciler struct {
 	Attachments Attachments
 	// Secrets is nil where there is no Kubernetes API, which has them.
 	Secrets Secrets
-	Engine  Engine
-	Rest    Rest
+	// Pods is nil where nothing counts instances before they run.
+	Pods   Pods
+	Engine Engine
+	Rest   Rest
 	// NonVolatile goes with the VM, not with an instance.
 	NonVolatile NonVolatile
 	// Processor is what there is for guests on every node.
