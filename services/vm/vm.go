@@ -334,7 +334,7 @@ func (s *Service) lead(ctx context.Context) error {
 	group.Go(func() error { return s.operations.loop.Run(ctx) })
 	group.Go(func() error { return s.quiesce.Run(ctx) })
 	group.Go(func() error { return s.keepEven(ctx) })
-	group.Go(func() error { return s.engine.KeepShort(ctx) })
+	group.Go(func() error { return s.engine.LookAfter(ctx) })
 	group.Go(func() error {
 		return follow(ctx, s.attachments.Collection, func(event resource.Event[*vmv1.VirtualMachineBlockDeviceAttachment]) {
 			s.attachmentChanged(event.Object)

@@ -159,6 +159,11 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 		return sight, err
 	}
 	sight.State = stateOf(state)
+	if state == qemu.StateIOError {
+		if sight.Stalled, err = stalledBy(bounded, process); err != nil {
+			return sight, unresponsive(err)
+		}
+	}
 	if sight.State == machine.Running {
 		sight.Agent = e.watch(uid, process).report()
 	}

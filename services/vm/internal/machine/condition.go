@@ -105,12 +105,33 @@ func running(list *condition.List, o *observation, phase vmv1.VirtualMachinePhas
 	case o.sight.State == Unresponsive:
 		list.False(name, "InternalVirtualMachineError", "QEMU does not answer. It is looked at again; a forced stop ends it.")
 	case o.sight.State == Paused:
-		list.False(name, not, "The guest stands still: storage may be full. It goes on when there is space again.")
+		list.False(name, not, standing(o.sight.Stalled))
 	case o.again > 0 && phase == vmv1.VirtualMachinePhase_Starting && o.record.NotBefore != nil:
 		list.False(name, not, fmt.Sprintf("The guest ended early and is started again in %s.", o.again.Round(time.Second)))
 	default:
 		list.False(name, not, "")
 	}
+}
+
+// standing says why a guest stands still, and what to do.
+func standing(stalled []Stalled) string {
+	var full, failed []string
+	for _, one := range stalled {
+		_, name, _ := strings.Cut(one.ID, "/")
+		if one.NoSpace {
+			full = append(full, "VirtualDisk "+name)
+		} else {
+			failed = append(failed, "VirtualDisk "+name)
+		}
+	}
+	switch {
+	case len(full) > 0:
+		return "The guest stands still: there is no space left for what it writes to " + strings.Join(full, ", ") +
+			". Make some (delete disks, snapshots or images that nobody needs): it goes on by itself."
+	case len(failed) > 0:
+		return "The guest stands still: a write to " + strings.Join(failed, ", ") + " failed. It is tried again."
+	}
+	return "The guest stands still for a moment."
 }
 
 // unlimited is what a VM that runs has to say of its coreFraction.

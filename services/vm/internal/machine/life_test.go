@@ -379,3 +379,19 @@ func TestAgentIsReported(t *testing.T) {
 		t.Errorf("started at %v", at)
 	}
 }
+
+func TestAGuestThatStandsStillSaysForWhat(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	w.run()
+	for message, stalled := range map[string][]machine.Stalled{
+		"The guest stands still: there is no space left for what it writes to VirtualDisk root. " +
+			"Make some (delete disks, snapshots or images that nobody needs): it goes on by itself.": {{ID: "virtualdisk/root", NoSpace: true}},
+		"The guest stands still: a write to VirtualDisk root failed. It is tried again.": {{ID: "virtualdisk/root"}},
+		"The guest stands still for a moment.":                                           nil,
+	} {
+		w.engine.Set(w.uid(), machine.Sight{State: machine.Paused, Stalled: stalled})
+		w.settle()
+		w.wantPhase(vmv1.VirtualMachinePhase_Pause)
+		w.wantCondition("Running", "VirtualMachineNotRunning", message)
+	}
+}

@@ -111,11 +111,21 @@ type Sight struct {
 	// QEMU is the version that runs the instance, InstalledQEMU the one that a new
 	// instance would have.
 	QEMU, InstalledQEMU string
+	// Stalled are the devices to which a write failed, while the guest stands still for
+	// it.
+	Stalled []Stalled
 	// Moving is true where something is left of a migration that has not ended.
 	Moving bool
 	// Plugged are the devices that were plugged in and are there, disks in the order
 	// of their names in the guest.
 	Plugged []Plugged
+}
+
+// Stalled is a device to which a write failed.
+type Stalled struct {
+	ID string
+	// NoSpace is a write that failed for want of space.
+	NoSpace bool
 }
 
 // Plugged is a device that was plugged in.
