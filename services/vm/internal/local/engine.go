@@ -49,6 +49,8 @@ type Engine struct {
 	changed   func(uid string)
 	logger    *slog.Logger
 
+	// due are guests to be looked after at once.
+	due chan string
 	// Agents are watched until Close.
 	life    context.Context
 	end     context.CancelFunc
@@ -72,12 +74,12 @@ func New(opts Options) (*Engine, error) {
 	life, end := context.WithCancel(context.Background())
 	e := &Engine{
 		seeds: seeds, memories: memories, nonVolatile: filepath.Join(opts.Dir, "nonvolatile"), unlimited: unlimited, changed: opts.Changed, logger: opts.Logger,
-		life: life, end: end, agents: map[string]*agentWatch{},
+		life: life, end: end, agents: map[string]*agentWatch{}, due: make(chan string, dueMost),
 	}
 	e.qemu, err = qemu.New(qemu.Options{
 		Folder: filepath.Join(opts.Dir, "machines"), Host: opts.Host, DiskRoots: opts.DiskRoots, Log: opts.Logger,
 		Limits: limits,
-		Notify: func(event qemu.Event) { e.changed(event.Machine) },
+		Notify: e.notify,
 	})
 	if err != nil {
 		end()

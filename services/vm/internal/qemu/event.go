@@ -19,6 +19,7 @@ const (
 	EventIOError      EventName = "BLOCK_IO_ERROR"
 	EventChannel      EventName = "VSERPORT_CHANGE" // the guest agent came or went
 	EventDeviceGone   EventName = "DEVICE_DELETED"
+	EventJob          EventName = "JOB_STATUS_CHANGE"  // a copying is a step further
 	EventMigration    EventName = "MIGRATION"          // a live migration is a step further
 	EventConnected    EventName = "ORLOP_CONNECTED"    // ours: the QMP connection is new; look at the state
 	EventDisconnected EventName = "ORLOP_DISCONNECTED" // ours: it was lost; it is being made again

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -32,12 +33,22 @@ const (
 	streamRate = 128 << 20
 
 	streamPrefix = "shorten-"
+	// jobPending is a job that has done all but its end (QMP JobStatus).
+	jobPending = "pending"
 )
 
 // job is a part of QMP's JobInfo.
 type job struct {
 	ID     string `json:"id"`
 	Status string `json:"status"`
+}
+
+// Copied reports whether an event says that a disk's files are copied: Shorten ends
+// it then.
+func Copied(event Event) bool {
+	var j job
+	return event.Name == EventJob && json.Unmarshal(event.Data, &j) == nil &&
+		j.Status == jobPending && strings.HasPrefix(j.ID, streamPrefix)
 }
 
 // Shorten does what is due for the disks of a running machine that have many
@@ -98,7 +109,7 @@ func (p *Process) shorten(ctx context.Context, d Disk, state string, roots []str
 	switch state {
 	case "":
 		return p.beginStream(ctx, d, roots)
-	case "pending":
+	case jobPending:
 		return p.endStream(ctx, d)
 	}
 	return nil

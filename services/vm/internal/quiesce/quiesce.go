@@ -162,27 +162,6 @@ func (s *Service) SwitchGuestDisks(ctx context.Context, request *vmv1.SwitchGues
 	return w.run(ctx, request)
 }
 
-// restOf is how a guest is brought to rest. One whose memory is kept is not frozen
-// for as long as that takes, unless it has to be.
-func restOf(request *vmv1.SwitchGuestDisksRequest) vmv1.GuestRest_Value {
-	if request.GetMemory() && request.GetRest() != vmv1.GuestRest_Required {
-		return vmv1.GuestRest_None
-	}
-	return request.GetRest()
-}
-
-func boundOf(request *vmv1.SwitchGuestDisksRequest) time.Duration {
-	if request.GetMemory() && restOf(request) == vmv1.GuestRest_None {
-		return keepBound
-	}
-	return bound
-}
-
-// DropGuestMemory implements vmv1.GuestDiskServiceServer.
-func (s *Service) DropGuestMemory(ctx context.Context, request *vmv1.DropGuestMemoryRequest) (*vmv1.DropGuestMemoryResponse, error) {
-	return &vmv1.DropGuestMemoryResponse{}, s.opts.Engine.Drop(ctx, request.GetToken())
-}
-
 // work is one request under way.
 type work struct {
 	*Service
@@ -257,26 +236,6 @@ func (w *work) move(ctx context.Context, rest vmv1.GuestRest_Value) (bool, error
 	return w.record.rested(), thawing
 }
 
-// change switches the files, and keeps the memory if that is wanted.
-func (w *work) change(ctx context.Context) error {
-	if !w.memory {
-		return w.opts.Engine.Switch(ctx, w.uid, w.overlays)
-	}
-	limit := keepBound
-	if w.record.ThawBy != nil {
-		limit = bound - thawReserve // whatever its memory takes
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	err := w.opts.Engine.Keep(ctx, w.uid, w.record.Token, w.overlays, w.record.ThawBy != nil)
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fault.Wrap(err, fault.Invalid, ReasonMemory,
-			"the guest's memory can't be written in %s; with spec.requiredConsistency: false it has longer, since its file systems are not frozen meanwhile", limit)
-	}
-	w.record.Memory = err == nil
-	return err
-}
-
 // rested reports whether what was frozen stayed so until it was thawed by us.
 func (r *Record) rested() bool { return r.Frozen > 0 && r.ThawBy == nil && r.Thawed >= r.Frozen }
 
@@ -305,86 +264,4 @@ func (w *work) thaw(ctx context.Context) error {
 	}
 	w.record.ThawBy, w.record.Thawed = nil, count
 	return w.records.Put(ctx, w.uid, w.record)
-}
-
-// Thaw lets the file systems of a guest go on that it was made with at rest: at once,
-// or, by the keeper, when it answers.
-func (s *Service) Thaw(ctx context.Context, uid string) error {
-	turn := s.turn(uid)
-	turn.Lock()
-	defer turn.Unlock()
-	r, err := s.records.Get(ctx, uid)
-	if err != nil {
-		return err
-	}
-	now := s.opts.Now()
-	r.VM, r.ThawBy = uid, &now
-	if err := s.records.Put(ctx, uid, r); err != nil {
-		return err
-	}
-	w := &work{Service: s, record: r, uid: uid}
-	if err := w.thaw(ctx); err != nil {
-		s.opts.Logger.InfoContext(ctx, "a guest that was put back does not answer yet: it is asked again", "vm", uid, "error", err)
-	}
-	return nil
-}
-
-// Run keeps the promise until ctx ends: it begins with whatever an earlier process
-// left frozen.
-func (s *Service) Run(ctx context.Context) error {
-	tick := time.NewTicker(keepEvery)
-	defer tick.Stop()
-	for {
-		if err := s.Pass(ctx); err != nil && ctx.Err() == nil {
-			s.opts.Logger.WarnContext(ctx, "what may be frozen is not known", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// Pass thaws every guest that nobody works on, and forgets VMs that are gone.
-func (s *Service) Pass(ctx context.Context) error {
-	if err := s.opts.Ready(ctx); err != nil {
-		return err
-	}
-	records, err := s.records.All(ctx)
-	if err != nil {
-		return err
-	}
-	for _, r := range records {
-		gone := !s.opts.Exists(r.VM)
-		if r.ThawBy == nil && !gone {
-			continue
-		}
-		if err := s.settle(ctx, r.VM, gone); err != nil {
-			s.opts.Logger.WarnContext(ctx, "a guest stays frozen until it answers", "vm", r.VM, "error", err)
-		}
-	}
-	return nil
-}
-
-func (s *Service) settle(ctx context.Context, uid string, gone bool) error {
-	turn := s.turn(uid)
-	if !turn.TryLock() {
-		return nil // a request is under way: it thaws by itself
-	}
-	defer turn.Unlock()
-	if gone {
-		return s.records.Delete(ctx, uid)
-	}
-	// Read again: whoever had the lock has changed it.
-	r, err := s.records.Get(ctx, uid)
-	if err != nil {
-		return err
-	}
-	w := &work{Service: s, record: r, uid: uid}
-	if err := w.thaw(ctx); err != nil {
-		return err
-	}
-	s.opts.Logger.InfoContext(ctx, "a guest was thawed that had been left frozen", "vm", uid, "filesystems", r.Thawed)
-	return nil
 }
