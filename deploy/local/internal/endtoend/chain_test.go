@@ -17,8 +17,8 @@ import (
 // manySnapshots are more than a disk may have files.
 const manySnapshots = 200
 
-// takes takes snapshots of the quick start's disk, one after the other.
-func (u *user) takes(count int) (names []string) {
+// snapshots are taken of the quick start's disk, one after the other.
+func (u *user) snapshots(count int) (names []string) {
 	u.t.Helper()
 	for i := range count {
 		name := fmt.Sprintf("many-%d", i)
@@ -89,7 +89,7 @@ func BenchmarkReadThroughSnapshots(b *testing.B) {
 	}
 	before := read()
 	u.inGuest("cloud", write)
-	u.takes(manySnapshots)
+	u.snapshots(manySnapshots)
 	u.inGuest("cloud", stop)
 	deep, files := read(), u.files()
 	u.shortens()

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ func curl(arguments ...string) []string {
 
 func (u *user) answersIn(prefix []string, words string, arguments ...string) {
 	u.t.Helper()
-	command := append(prefix, curl(arguments...)...)
+	command := slices.Concat(prefix, curl(arguments...))
 	u.until(words+" from "+strings.Join(arguments, " "), func() (string, bool) {
 		said, _ := u.run(exec.Command(command[0], command[1:]...))
 		return said, strings.Contains(said, words)

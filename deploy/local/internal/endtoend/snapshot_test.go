@@ -123,8 +123,8 @@ func (u *user) testMemory() {
 	before := u.inGuest("cloud", instant)
 	u.kubectl("apply", "-f", u.example("virtualmachinesnapshot-memory.yaml"))
 	u.waitFor("vmsnapshot/linux-vm-instant", "{.status.phase}", "Ready")
-	if said := u.kubectl("get", "vmsnapshot/linux-vm-instant", "-o", "jsonpath={.status.consistent} {.status.includesMemory}"); said != "true true" {
-		u.t.Errorf("consistent and with memory: %s", said)
+	if said := u.kubectl("get", "vmsnapshot/linux-vm-instant", "-o", "jsonpath=at rest {.status.consistent}, memory {.status.includesMemory}"); said != "at rest true, memory true" {
+		u.t.Errorf("the snapshot is: %s", said)
 	}
 	u.inGuest("cloud", "echo later > /dev/shm/word; echo later > word; sync")
 	u.apply(strings.NewReplacer("NAME", "instant", "linux-vm-snapshot", "linux-vm-instant").Replace(restoreOfSameNames) + "  restoreMode: Forced\n")

@@ -157,7 +157,7 @@ func TestSoakSnapshots(t *testing.T) {
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	before := u.diskBytes()
 	u.inGuest("cloud", write)
-	names := u.takes(soakRounds(t, manySnapshots))
+	names := u.snapshots(soakRounds(t, manySnapshots))
 	u.inGuest("cloud", stop)
 	u.shortens()
 	u.wantInOrder(strings.TrimPrefix(names[len(names)/2], "vdsnapshot/"), false)

@@ -31,32 +31,42 @@ func (r *Reconciler) stage(ctx context.Context, op *vmv1.VirtualMachineOperation
 		return nil
 	}
 	list := condition.List{Old: op.GetStatus().GetConditions(), Generation: op.GetMetadata().GetGeneration(), Now: r.Now()}
+	add := r.addSnapshot
 	if op.GetSpec().GetType() == vmv1.OperationType_Restore {
-		record, err := r.Power.Get(ctx, vm.GetMetadata().GetUid())
-		if err != nil {
-			return err
-		}
-		if by := record.Maintenance; by != nil && by.Name == childKey(op).Name {
-			list.True(typeMaintenance, "MaintenanceModeEnabled", "The VM is kept off.")
-		} else {
-			list.False(typeMaintenance, "MaintenanceModeDisabled", "")
-		}
-	} else {
-		snapshot, err := r.Snapshots.Snapshot(ctx, childKey(op))
-		if err != nil && !fault.Is(err, fault.NotFound) {
-			return err
-		}
-		ready := condition.Find(snapshot.GetStatus().GetConditions(), "VirtualMachineSnapshotReady")
-		switch snapshot.GetStatus().GetPhase() {
-		case snapshotv1.SnapshotPhase_Ready:
-			list.True(typeSnapshot, "SnapshotReady", "")
-		case snapshotv1.SnapshotPhase_Failed:
-			list.False(typeSnapshot, "SnapshotFailed", ready.GetMessage())
-		default:
-			list.False(typeSnapshot, "SnapshotInProgress", ready.GetMessage())
-		}
+		add = r.addMaintenance
 	}
+	err := add(ctx, op, vm, &list)
 	status.Conditions = append(status.Conditions, list.Conditions()...)
+	return err
+}
+
+func (r *Reconciler) addMaintenance(ctx context.Context, op *vmv1.VirtualMachineOperation, vm *vmv1.VirtualMachine, list *condition.List) error {
+	record, err := r.Power.Get(ctx, vm.GetMetadata().GetUid())
+	if err != nil {
+		return err
+	}
+	if by := record.Maintenance; by != nil && by.Name == childKey(op).Name {
+		list.True(typeMaintenance, "MaintenanceModeEnabled", "The VM is kept off.")
+	} else {
+		list.False(typeMaintenance, "MaintenanceModeDisabled", "")
+	}
+	return nil
+}
+
+func (r *Reconciler) addSnapshot(ctx context.Context, op *vmv1.VirtualMachineOperation, _ *vmv1.VirtualMachine, list *condition.List) error {
+	snapshot, err := r.Snapshots.Snapshot(ctx, childKey(op))
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	ready := condition.Find(snapshot.GetStatus().GetConditions(), "VirtualMachineSnapshotReady")
+	switch snapshot.GetStatus().GetPhase() {
+	case snapshotv1.SnapshotPhase_Ready:
+		list.True(typeSnapshot, "SnapshotReady", "")
+	case snapshotv1.SnapshotPhase_Failed:
+		list.False(typeSnapshot, "SnapshotFailed", ready.GetMessage())
+	default:
+		list.False(typeSnapshot, "SnapshotInProgress", ready.GetMessage())
+	}
 	return nil
 }
 
