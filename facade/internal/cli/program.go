@@ -83,7 +83,7 @@ func theMachine(c *client) group {
 }
 
 func theObjects(c *client) []group {
-	vms := []*cobra.Command{newConsole(c), newVNC(c), newSSH(c), newSCP(c), newPortForward(c), newPlan(c), newExplain(c)}
+	vms := []*cobra.Command{newConsole(c), newVNC(c), newSSH(c), newSCP(c), newPortForward(c), newPlan(c), newGuest(c), newExplain(c)}
 	for _, verb := range verbs() {
 		vms = append(vms, newOperation(c, verb))
 	}

@@ -171,6 +171,12 @@ func (u *user) testDoors() {
 	u.appears("vd/by-rest")
 	u.waitFor("vd/by-rest", "{.status.phase}", "Ready")
 	u.kubectl("delete", "vd", "by-rest")
+	address := u.kubectl("get", "vm", "linux-vm", "-o", "jsonpath={.status.ipAddress}")
+	for _, said := range []string{u.orlop("guest", "linux-vm"), u.rest("GET", "/v1alpha2/namespaces/default/virtualmachines/linux-vm:guestInfo", "")} {
+		if !strings.Contains(said, address) || !strings.Contains(said, "ext4") || !strings.Contains(said, "Orlop micro guest") {
+			u.t.Errorf("the guest says of itself\n%s", said)
+		}
+	}
 	grpc := u.grpcurl(`{"namespace":"default","name":"linux-disk"}`, "orlop.disk.v1.VirtualDiskService/GetVirtualDisk")
 	if !strings.Contains(grpc, `"phase": "Ready"`) {
 		u.t.Errorf("gRPC shows %s", grpc)

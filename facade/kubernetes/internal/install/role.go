@@ -51,7 +51,7 @@ func Roles(definitions []*apiextensions.CustomResourceDefinition) []*rbac.Cluste
 		admin.Rules = append(admin.Rules, write)
 	}
 	access := rule(SubresourceGroup,
-		[]string{"virtualmachines/console", "virtualmachines/vnc", "virtualmachines/portforward", "virtualdisks/export", "virtualdisksnapshots/export"}, "get")
+		[]string{"virtualmachines/console", "virtualmachines/vnc", "virtualmachines/portforward", "virtualmachines/guestinfo", "virtualdisks/export", "virtualdisksnapshots/export"}, "get")
 	edit.Rules = append(edit.Rules, access)
 	admin.Rules = append(admin.Rules, access)
 	return []*rbac.ClusterRole{view, edit, admin}

@@ -691,7 +691,7 @@ func (x ChangeNeed_Value) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeNeed_Value.Descriptor instead.
 func (ChangeNeed_Value) EnumDescriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41, 0}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{45, 0}
 }
 
 // VirtualMachine is a machine of a namespace.
@@ -2935,6 +2935,289 @@ func (x *VirtualMachineVersions) GetLibvirt() string {
 	return ""
 }
 
+// GuestInfo is what a guest's agent says. What it does not know is left out.
+type GuestInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of the agent.
+	AgentVersion string `protobuf:"bytes,1,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	// Name of the system for people.
+	System string `protobuf:"bytes,2,opt,name=system,proto3" json:"system,omitempty"`
+	// Who is logged in.
+	Users         []*GuestUser       `protobuf:"bytes,3,rep,name=users,proto3" json:"users,omitempty"`
+	Filesystems   []*GuestFilesystem `protobuf:"bytes,4,rep,name=filesystems,proto3" json:"filesystems,omitempty"`
+	Interfaces    []*GuestInterface  `protobuf:"bytes,5,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestInfo) Reset() {
+	*x = GuestInfo{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestInfo) ProtoMessage() {}
+
+func (x *GuestInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestInfo.ProtoReflect.Descriptor instead.
+func (*GuestInfo) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GuestInfo) GetAgentVersion() string {
+	if x != nil {
+		return x.AgentVersion
+	}
+	return ""
+}
+
+func (x *GuestInfo) GetSystem() string {
+	if x != nil {
+		return x.System
+	}
+	return ""
+}
+
+func (x *GuestInfo) GetUsers() []*GuestUser {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *GuestInfo) GetFilesystems() []*GuestFilesystem {
+	if x != nil {
+		return x.Filesystems
+	}
+	return nil
+}
+
+func (x *GuestInfo) GetInterfaces() []*GuestInterface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+// GuestUser is somebody who is logged in.
+type GuestUser struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Windows: the user's domain.
+	Domain        string                 `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestUser) Reset() {
+	*x = GuestUser{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestUser) ProtoMessage() {}
+
+func (x *GuestUser) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestUser.ProtoReflect.Descriptor instead.
+func (*GuestUser) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GuestUser) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GuestUser) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *GuestUser) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// GuestFilesystem is a file system that is mounted.
+type GuestFilesystem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The device as the guest names it, for example sda1.
+	Device     string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Mountpoint string `protobuf:"bytes,2,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
+	// For example ext4.
+	Type          string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	TotalBytes    int64  `protobuf:"varint,4,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	UsedBytes     int64  `protobuf:"varint,5,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestFilesystem) Reset() {
+	*x = GuestFilesystem{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestFilesystem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestFilesystem) ProtoMessage() {}
+
+func (x *GuestFilesystem) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestFilesystem.ProtoReflect.Descriptor instead.
+func (*GuestFilesystem) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *GuestFilesystem) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *GuestFilesystem) GetMountpoint() string {
+	if x != nil {
+		return x.Mountpoint
+	}
+	return ""
+}
+
+func (x *GuestFilesystem) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *GuestFilesystem) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *GuestFilesystem) GetUsedBytes() int64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+// GuestInterface is a network interface.
+type GuestInterface struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	MacAddress string                 `protobuf:"bytes,2,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
+	// With the lengths of their prefixes.
+	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestInterface) Reset() {
+	*x = GuestInterface{}
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestInterface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestInterface) ProtoMessage() {}
+
+func (x *GuestInterface) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestInterface.ProtoReflect.Descriptor instead.
+func (*GuestInterface) Descriptor() ([]byte, []int) {
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *GuestInterface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GuestInterface) GetMacAddress() string {
+	if x != nil {
+		return x.MacAddress
+	}
+	return ""
+}
+
+func (x *GuestInterface) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // CreateVirtualMachineRequest carries a new object.
 type CreateVirtualMachineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2951,7 +3234,7 @@ type CreateVirtualMachineRequest struct {
 
 func (x *CreateVirtualMachineRequest) Reset() {
 	*x = CreateVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3246,7 @@ func (x *CreateVirtualMachineRequest) String() string {
 func (*CreateVirtualMachineRequest) ProtoMessage() {}
 
 func (x *CreateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[36]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3259,7 @@ func (x *CreateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*CreateVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{36}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateVirtualMachineRequest) GetNamespace() string {
@@ -3029,7 +3312,7 @@ type UpdateVirtualMachineRequest struct {
 
 func (x *UpdateVirtualMachineRequest) Reset() {
 	*x = UpdateVirtualMachineRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3041,7 +3324,7 @@ func (x *UpdateVirtualMachineRequest) String() string {
 func (*UpdateVirtualMachineRequest) ProtoMessage() {}
 
 func (x *UpdateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[37]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3054,7 +3337,7 @@ func (x *UpdateVirtualMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVirtualMachineRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVirtualMachineRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{37}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UpdateVirtualMachineRequest) GetNamespace() string {
@@ -3120,7 +3403,7 @@ type PlanVirtualMachineUpdateRequest struct {
 
 func (x *PlanVirtualMachineUpdateRequest) Reset() {
 	*x = PlanVirtualMachineUpdateRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3132,7 +3415,7 @@ func (x *PlanVirtualMachineUpdateRequest) String() string {
 func (*PlanVirtualMachineUpdateRequest) ProtoMessage() {}
 
 func (x *PlanVirtualMachineUpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[38]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3428,7 @@ func (x *PlanVirtualMachineUpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanVirtualMachineUpdateRequest.ProtoReflect.Descriptor instead.
 func (*PlanVirtualMachineUpdateRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{38}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PlanVirtualMachineUpdateRequest) GetNamespace() string {
@@ -3180,7 +3463,7 @@ type PlanVirtualMachineUpdateResponse struct {
 
 func (x *PlanVirtualMachineUpdateResponse) Reset() {
 	*x = PlanVirtualMachineUpdateResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3192,7 +3475,7 @@ func (x *PlanVirtualMachineUpdateResponse) String() string {
 func (*PlanVirtualMachineUpdateResponse) ProtoMessage() {}
 
 func (x *PlanVirtualMachineUpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[39]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3205,7 +3488,7 @@ func (x *PlanVirtualMachineUpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanVirtualMachineUpdateResponse.ProtoReflect.Descriptor instead.
 func (*PlanVirtualMachineUpdateResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{39}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PlanVirtualMachineUpdateResponse) GetChanges() []*PlannedChange {
@@ -3235,7 +3518,7 @@ type PlannedChange struct {
 
 func (x *PlannedChange) Reset() {
 	*x = PlannedChange{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3530,7 @@ func (x *PlannedChange) String() string {
 func (*PlannedChange) ProtoMessage() {}
 
 func (x *PlannedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[40]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3543,7 @@ func (x *PlannedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedChange.ProtoReflect.Descriptor instead.
 func (*PlannedChange) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{40}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PlannedChange) GetOperation() string {
@@ -3314,7 +3597,7 @@ type ChangeNeed struct {
 
 func (x *ChangeNeed) Reset() {
 	*x = ChangeNeed{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3326,7 +3609,7 @@ func (x *ChangeNeed) String() string {
 func (*ChangeNeed) ProtoMessage() {}
 
 func (x *ChangeNeed) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[41]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3339,7 +3622,7 @@ func (x *ChangeNeed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeNeed.ProtoReflect.Descriptor instead.
 func (*ChangeNeed) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{41}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{45}
 }
 
 // ListVirtualMachinesResponse is one page.
@@ -3356,7 +3639,7 @@ type ListVirtualMachinesResponse struct {
 
 func (x *ListVirtualMachinesResponse) Reset() {
 	*x = ListVirtualMachinesResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3651,7 @@ func (x *ListVirtualMachinesResponse) String() string {
 func (*ListVirtualMachinesResponse) ProtoMessage() {}
 
 func (x *ListVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[42]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3664,7 @@ func (x *ListVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVirtualMachinesResponse.ProtoReflect.Descriptor instead.
 func (*ListVirtualMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{42}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListVirtualMachinesResponse) GetItems() []*VirtualMachine {
@@ -3420,7 +3703,7 @@ type WatchVirtualMachinesResponse struct {
 
 func (x *WatchVirtualMachinesResponse) Reset() {
 	*x = WatchVirtualMachinesResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3432,7 +3715,7 @@ func (x *WatchVirtualMachinesResponse) String() string {
 func (*WatchVirtualMachinesResponse) ProtoMessage() {}
 
 func (x *WatchVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[43]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3445,7 +3728,7 @@ func (x *WatchVirtualMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVirtualMachinesResponse.ProtoReflect.Descriptor instead.
 func (*WatchVirtualMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{43}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WatchVirtualMachinesResponse) GetType() v1.EventType_Value {
@@ -3490,7 +3773,7 @@ type AttachConsoleRequest struct {
 
 func (x *AttachConsoleRequest) Reset() {
 	*x = AttachConsoleRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3502,7 +3785,7 @@ func (x *AttachConsoleRequest) String() string {
 func (*AttachConsoleRequest) ProtoMessage() {}
 
 func (x *AttachConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[44]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3515,7 +3798,7 @@ func (x *AttachConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachConsoleRequest.ProtoReflect.Descriptor instead.
 func (*AttachConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{44}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AttachConsoleRequest) GetNamespace() string {
@@ -3549,7 +3832,7 @@ type AttachConsoleResponse struct {
 
 func (x *AttachConsoleResponse) Reset() {
 	*x = AttachConsoleResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3561,7 +3844,7 @@ func (x *AttachConsoleResponse) String() string {
 func (*AttachConsoleResponse) ProtoMessage() {}
 
 func (x *AttachConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[45]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3574,7 +3857,7 @@ func (x *AttachConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachConsoleResponse.ProtoReflect.Descriptor instead.
 func (*AttachConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{45}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AttachConsoleResponse) GetOutput() []byte {
@@ -3598,7 +3881,7 @@ type AttachVNCRequest struct {
 
 func (x *AttachVNCRequest) Reset() {
 	*x = AttachVNCRequest{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +3893,7 @@ func (x *AttachVNCRequest) String() string {
 func (*AttachVNCRequest) ProtoMessage() {}
 
 func (x *AttachVNCRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[46]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +3906,7 @@ func (x *AttachVNCRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVNCRequest.ProtoReflect.Descriptor instead.
 func (*AttachVNCRequest) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{46}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AttachVNCRequest) GetNamespace() string {
@@ -3657,7 +3940,7 @@ type AttachVNCResponse struct {
 
 func (x *AttachVNCResponse) Reset() {
 	*x = AttachVNCResponse{}
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[47]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3669,7 +3952,7 @@ func (x *AttachVNCResponse) String() string {
 func (*AttachVNCResponse) ProtoMessage() {}
 
 func (x *AttachVNCResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[47]
+	mi := &file_orlop_vm_v1_virtual_machine_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +3965,7 @@ func (x *AttachVNCResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachVNCResponse.ProtoReflect.Descriptor instead.
 func (*AttachVNCResponse) Descriptor() ([]byte, []int) {
-	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{47}
+	return file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AttachVNCResponse) GetData() []byte {
@@ -3973,7 +4256,34 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\a_active\"F\n" +
 	"\x16VirtualMachineVersions\x12\x12\n" +
 	"\x04qemu\x18\x01 \x01(\tR\x04qemu\x12\x18\n" +
-	"\alibvirt\x18\x02 \x01(\tR\alibvirt\"\xc5\x01\n" +
+	"\alibvirt\x18\x02 \x01(\tR\alibvirt\"\xf3\x01\n" +
+	"\tGuestInfo\x12#\n" +
+	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x16\n" +
+	"\x06system\x18\x02 \x01(\tR\x06system\x12,\n" +
+	"\x05users\x18\x03 \x03(\v2\x16.orlop.vm.v1.GuestUserR\x05users\x12>\n" +
+	"\vfilesystems\x18\x04 \x03(\v2\x1c.orlop.vm.v1.GuestFilesystemR\vfilesystems\x12;\n" +
+	"\n" +
+	"interfaces\x18\x05 \x03(\v2\x1b.orlop.vm.v1.GuestInterfaceR\n" +
+	"interfaces\"i\n" +
+	"\tGuestUser\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06domain\x18\x02 \x01(\tR\x06domain\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x9d\x01\n" +
+	"\x0fGuestFilesystem\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x1e\n" +
+	"\n" +
+	"mountpoint\x18\x02 \x01(\tR\n" +
+	"mountpoint\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x1f\n" +
+	"\vtotal_bytes\x18\x04 \x01(\x03R\n" +
+	"totalBytes\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x05 \x01(\x03R\tusedBytes\"c\n" +
+	"\x0eGuestInterface\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vmac_address\x18\x02 \x01(\tR\n" +
+	"macAddress\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xc5\x01\n" +
 	"\x1bCreateVirtualMachineRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12D\n" +
 	"\x0fvirtual_machine\x18\x02 \x01(\v2\x1b.orlop.vm.v1.VirtualMachineR\x0evirtualMachine\x12#\n" +
@@ -4031,7 +4341,7 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"'\n" +
 	"\x11AttachVNCResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xe4\f\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xb2\x0e\n" +
 	"\x15VirtualMachineService\x12\xa8\x01\n" +
 	"\x14CreateVirtualMachine\x12(.orlop.vm.v1.CreateVirtualMachineRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"I\x82\xd3\xe4\x93\x02C:\x0fvirtual_machine\"0/v1alpha2/namespaces/{namespace}/virtualmachines\x12\x8c\x01\n" +
 	"\x11GetVirtualMachine\x12\x19.orlop.meta.v1.GetRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"?\x82\xd3\xe4\x93\x029\x127/v1alpha2/namespaces/{namespace}/virtualmachines/{name}\x12\xb2\x01\n" +
@@ -4040,7 +4350,9 @@ const file_orlop_vm_v1_virtual_machine_proto_rawDesc = "" +
 	"\x14DeleteVirtualMachine\x12\x1c.orlop.meta.v1.DeleteRequest\x1a\x1b.orlop.vm.v1.VirtualMachine\"?\x82\xd3\xe4\x93\x029*7/v1alpha2/namespaces/{namespace}/virtualmachines/{name}\x12\xc3\x01\n" +
 	"\x14WatchVirtualMachines\x12\x1b.orlop.meta.v1.WatchRequest\x1a).orlop.vm.v1.WatchVirtualMachinesResponse\"a\x82\xd3\xe4\x93\x02[Z!\x12\x1f/v1alpha2/virtualmachines:watch\x126/v1alpha2/namespaces/{namespace}/virtualmachines:watch0\x01\x12\xda\x01\n" +
 	"\x18PlanVirtualMachineUpdate\x12,.orlop.vm.v1.PlanVirtualMachineUpdateRequest\x1a-.orlop.vm.v1.PlanVirtualMachineUpdateResponse\"a\xa2\xd4\x18\b\n" +
-	"\x06update\x82\xd3\xe4\x93\x02O:\x0fvirtual_machine\"</v1alpha2/namespaces/{namespace}/virtualmachines/{name}:plan\x12\x98\x01\n" +
+	"\x06update\x82\xd3\xe4\x93\x02O:\x0fvirtual_machine\"</v1alpha2/namespaces/{namespace}/virtualmachines/{name}:plan\x12\xcb\x01\n" +
+	"\fGetGuestInfo\x12\x19.orlop.meta.v1.GetRequest\x1a\x16.orlop.vm.v1.GuestInfo\"\x87\x01\xa2\xd4\x18:\n" +
+	"\x03get\x12\tguestinfo*(subresources.virtualization.deckhouse.io\x82\xd3\xe4\x93\x02C\x12A/v1alpha2/namespaces/{namespace}/virtualmachines/{name}:guestInfo\x12\x98\x01\n" +
 	"\rAttachConsole\x12!.orlop.vm.v1.AttachConsoleRequest\x1a\".orlop.vm.v1.AttachConsoleResponse\"<\xa2\xd4\x188\n" +
 	"\x03get\x12\aconsole*(subresources.virtualization.deckhouse.io(\x010\x01\x12\x88\x01\n" +
 	"\tAttachVNC\x12\x1d.orlop.vm.v1.AttachVNCRequest\x1a\x1e.orlop.vm.v1.AttachVNCResponse\"8\xa2\xd4\x184\n" +
@@ -4059,7 +4371,7 @@ func file_orlop_vm_v1_virtual_machine_proto_rawDescGZIP() []byte {
 }
 
 var file_orlop_vm_v1_virtual_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_orlop_vm_v1_virtual_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_orlop_vm_v1_virtual_machine_proto_goTypes = []any{
 	(NetworkType_Value)(0),                   // 0: orlop.vm.v1.NetworkType.Value
 	(RunPolicy_Value)(0),                     // 1: orlop.vm.v1.RunPolicy.Value
@@ -4109,36 +4421,40 @@ var file_orlop_vm_v1_virtual_machine_proto_goTypes = []any{
 	(*MigrationResult)(nil),                  // 45: orlop.vm.v1.MigrationResult
 	(*VirtualMachinePod)(nil),                // 46: orlop.vm.v1.VirtualMachinePod
 	(*VirtualMachineVersions)(nil),           // 47: orlop.vm.v1.VirtualMachineVersions
-	(*CreateVirtualMachineRequest)(nil),      // 48: orlop.vm.v1.CreateVirtualMachineRequest
-	(*UpdateVirtualMachineRequest)(nil),      // 49: orlop.vm.v1.UpdateVirtualMachineRequest
-	(*PlanVirtualMachineUpdateRequest)(nil),  // 50: orlop.vm.v1.PlanVirtualMachineUpdateRequest
-	(*PlanVirtualMachineUpdateResponse)(nil), // 51: orlop.vm.v1.PlanVirtualMachineUpdateResponse
-	(*PlannedChange)(nil),                    // 52: orlop.vm.v1.PlannedChange
-	(*ChangeNeed)(nil),                       // 53: orlop.vm.v1.ChangeNeed
-	(*ListVirtualMachinesResponse)(nil),      // 54: orlop.vm.v1.ListVirtualMachinesResponse
-	(*WatchVirtualMachinesResponse)(nil),     // 55: orlop.vm.v1.WatchVirtualMachinesResponse
-	(*AttachConsoleRequest)(nil),             // 56: orlop.vm.v1.AttachConsoleRequest
-	(*AttachConsoleResponse)(nil),            // 57: orlop.vm.v1.AttachConsoleResponse
-	(*AttachVNCRequest)(nil),                 // 58: orlop.vm.v1.AttachVNCRequest
-	(*AttachVNCResponse)(nil),                // 59: orlop.vm.v1.AttachVNCResponse
-	nil,                                      // 60: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	(*v1.ObjectMeta)(nil),                    // 61: orlop.meta.v1.ObjectMeta
-	(*Affinity)(nil),                         // 62: orlop.vm.v1.Affinity
-	(*Toleration)(nil),                       // 63: orlop.vm.v1.Toleration
-	(*TopologySpreadConstraint)(nil),         // 64: orlop.vm.v1.TopologySpreadConstraint
-	(*structpb.Struct)(nil),                  // 65: google.protobuf.Struct
-	(*v1.Condition)(nil),                     // 66: orlop.meta.v1.Condition
-	(*timestamppb.Timestamp)(nil),            // 67: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),            // 68: google.protobuf.FieldMask
-	(*structpb.Value)(nil),                   // 69: google.protobuf.Value
-	(v1.EventType_Value)(0),                  // 70: orlop.meta.v1.EventType.Value
-	(*v1.GetRequest)(nil),                    // 71: orlop.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),                   // 72: orlop.meta.v1.ListRequest
-	(*v1.DeleteRequest)(nil),                 // 73: orlop.meta.v1.DeleteRequest
-	(*v1.WatchRequest)(nil),                  // 74: orlop.meta.v1.WatchRequest
+	(*GuestInfo)(nil),                        // 48: orlop.vm.v1.GuestInfo
+	(*GuestUser)(nil),                        // 49: orlop.vm.v1.GuestUser
+	(*GuestFilesystem)(nil),                  // 50: orlop.vm.v1.GuestFilesystem
+	(*GuestInterface)(nil),                   // 51: orlop.vm.v1.GuestInterface
+	(*CreateVirtualMachineRequest)(nil),      // 52: orlop.vm.v1.CreateVirtualMachineRequest
+	(*UpdateVirtualMachineRequest)(nil),      // 53: orlop.vm.v1.UpdateVirtualMachineRequest
+	(*PlanVirtualMachineUpdateRequest)(nil),  // 54: orlop.vm.v1.PlanVirtualMachineUpdateRequest
+	(*PlanVirtualMachineUpdateResponse)(nil), // 55: orlop.vm.v1.PlanVirtualMachineUpdateResponse
+	(*PlannedChange)(nil),                    // 56: orlop.vm.v1.PlannedChange
+	(*ChangeNeed)(nil),                       // 57: orlop.vm.v1.ChangeNeed
+	(*ListVirtualMachinesResponse)(nil),      // 58: orlop.vm.v1.ListVirtualMachinesResponse
+	(*WatchVirtualMachinesResponse)(nil),     // 59: orlop.vm.v1.WatchVirtualMachinesResponse
+	(*AttachConsoleRequest)(nil),             // 60: orlop.vm.v1.AttachConsoleRequest
+	(*AttachConsoleResponse)(nil),            // 61: orlop.vm.v1.AttachConsoleResponse
+	(*AttachVNCRequest)(nil),                 // 62: orlop.vm.v1.AttachVNCRequest
+	(*AttachVNCResponse)(nil),                // 63: orlop.vm.v1.AttachVNCResponse
+	nil,                                      // 64: orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	(*v1.ObjectMeta)(nil),                    // 65: orlop.meta.v1.ObjectMeta
+	(*Affinity)(nil),                         // 66: orlop.vm.v1.Affinity
+	(*Toleration)(nil),                       // 67: orlop.vm.v1.Toleration
+	(*TopologySpreadConstraint)(nil),         // 68: orlop.vm.v1.TopologySpreadConstraint
+	(*structpb.Struct)(nil),                  // 69: google.protobuf.Struct
+	(*v1.Condition)(nil),                     // 70: orlop.meta.v1.Condition
+	(*timestamppb.Timestamp)(nil),            // 71: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),            // 72: google.protobuf.FieldMask
+	(*structpb.Value)(nil),                   // 73: google.protobuf.Value
+	(v1.EventType_Value)(0),                  // 74: orlop.meta.v1.EventType.Value
+	(*v1.GetRequest)(nil),                    // 75: orlop.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),                   // 76: orlop.meta.v1.ListRequest
+	(*v1.DeleteRequest)(nil),                 // 77: orlop.meta.v1.DeleteRequest
+	(*v1.WatchRequest)(nil),                  // 78: orlop.meta.v1.WatchRequest
 }
 var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
-	61, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
+	65, // 0: orlop.vm.v1.VirtualMachine.metadata:type_name -> orlop.meta.v1.ObjectMeta
 	13, // 1: orlop.vm.v1.VirtualMachine.spec:type_name -> orlop.vm.v1.VirtualMachineSpec
 	32, // 2: orlop.vm.v1.VirtualMachine.status:type_name -> orlop.vm.v1.VirtualMachineStatus
 	1,  // 3: orlop.vm.v1.VirtualMachineSpec.run_policy:type_name -> orlop.vm.v1.RunPolicy.Value
@@ -4150,10 +4466,10 @@ var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
 	6,  // 9: orlop.vm.v1.VirtualMachineSpec.bootloader:type_name -> orlop.vm.v1.Bootloader.Value
 	29, // 10: orlop.vm.v1.VirtualMachineSpec.disruptions:type_name -> orlop.vm.v1.Disruptions
 	8,  // 11: orlop.vm.v1.VirtualMachineSpec.live_migration_policy:type_name -> orlop.vm.v1.LiveMigrationPolicy.Value
-	60, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
-	62, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
-	63, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
-	64, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
+	64, // 12: orlop.vm.v1.VirtualMachineSpec.node_selector:type_name -> orlop.vm.v1.VirtualMachineSpec.NodeSelectorEntry
+	66, // 13: orlop.vm.v1.VirtualMachineSpec.affinity:type_name -> orlop.vm.v1.Affinity
+	67, // 14: orlop.vm.v1.VirtualMachineSpec.tolerations:type_name -> orlop.vm.v1.Toleration
+	68, // 15: orlop.vm.v1.VirtualMachineSpec.topology_spread_constraints:type_name -> orlop.vm.v1.TopologySpreadConstraint
 	14, // 16: orlop.vm.v1.VirtualMachineSpec.networks:type_name -> orlop.vm.v1.NetworkRef
 	16, // 17: orlop.vm.v1.VirtualMachineSpec.usb_devices:type_name -> orlop.vm.v1.USBDeviceRef
 	17, // 18: orlop.vm.v1.VirtualMachineSpec.gpus:type_name -> orlop.vm.v1.GPURef
@@ -4167,13 +4483,13 @@ var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
 	9,  // 26: orlop.vm.v1.VirtualMachineStatus.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
 	35, // 27: orlop.vm.v1.VirtualMachineStatus.block_device_refs:type_name -> orlop.vm.v1.BlockDeviceStatus
 	36, // 28: orlop.vm.v1.VirtualMachineStatus.resources:type_name -> orlop.vm.v1.VirtualMachineResources
-	65, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
+	69, // 29: orlop.vm.v1.VirtualMachineStatus.guest_os_info:type_name -> google.protobuf.Struct
 	40, // 30: orlop.vm.v1.VirtualMachineStatus.stats:type_name -> orlop.vm.v1.VirtualMachineStats
-	65, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
+	69, // 31: orlop.vm.v1.VirtualMachineStatus.restart_awaiting_changes:type_name -> google.protobuf.Struct
 	43, // 32: orlop.vm.v1.VirtualMachineStatus.migration_state:type_name -> orlop.vm.v1.VirtualMachineMigrationState
 	46, // 33: orlop.vm.v1.VirtualMachineStatus.virtual_machine_pods:type_name -> orlop.vm.v1.VirtualMachinePod
 	47, // 34: orlop.vm.v1.VirtualMachineStatus.versions:type_name -> orlop.vm.v1.VirtualMachineVersions
-	66, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
+	70, // 35: orlop.vm.v1.VirtualMachineStatus.conditions:type_name -> orlop.meta.v1.Condition
 	33, // 36: orlop.vm.v1.VirtualMachineStatus.networks:type_name -> orlop.vm.v1.NetworkStatus
 	2,  // 37: orlop.vm.v1.BlockDeviceStatus.kind:type_name -> orlop.vm.v1.BlockDeviceKind.Value
 	37, // 38: orlop.vm.v1.VirtualMachineResources.cpu:type_name -> orlop.vm.v1.CPUResources
@@ -4181,48 +4497,54 @@ var file_orlop_vm_v1_virtual_machine_proto_depIdxs = []int32{
 	38, // 40: orlop.vm.v1.CPUResources.topology:type_name -> orlop.vm.v1.CPUTopology
 	41, // 41: orlop.vm.v1.VirtualMachineStats.phases_transitions:type_name -> orlop.vm.v1.PhaseTransition
 	42, // 42: orlop.vm.v1.VirtualMachineStats.launch_time_duration:type_name -> orlop.vm.v1.LaunchTimeDuration
-	67, // 43: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
+	71, // 43: orlop.vm.v1.VirtualMachineStats.last_start_time:type_name -> google.protobuf.Timestamp
 	9,  // 44: orlop.vm.v1.PhaseTransition.phase:type_name -> orlop.vm.v1.VirtualMachinePhase.Value
-	67, // 45: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
-	67, // 46: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
-	67, // 47: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
+	71, // 45: orlop.vm.v1.PhaseTransition.timestamp:type_name -> google.protobuf.Timestamp
+	71, // 46: orlop.vm.v1.VirtualMachineMigrationState.start_timestamp:type_name -> google.protobuf.Timestamp
+	71, // 47: orlop.vm.v1.VirtualMachineMigrationState.end_timestamp:type_name -> google.protobuf.Timestamp
 	44, // 48: orlop.vm.v1.VirtualMachineMigrationState.target:type_name -> orlop.vm.v1.MigrationSide
 	44, // 49: orlop.vm.v1.VirtualMachineMigrationState.source:type_name -> orlop.vm.v1.MigrationSide
 	10, // 50: orlop.vm.v1.VirtualMachineMigrationState.result:type_name -> orlop.vm.v1.MigrationResult.Value
-	12, // 51: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	12, // 52: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	68, // 53: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
-	12, // 54: orlop.vm.v1.PlanVirtualMachineUpdateRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
-	52, // 55: orlop.vm.v1.PlanVirtualMachineUpdateResponse.changes:type_name -> orlop.vm.v1.PlannedChange
-	69, // 56: orlop.vm.v1.PlannedChange.current_value:type_name -> google.protobuf.Value
-	69, // 57: orlop.vm.v1.PlannedChange.desired_value:type_name -> google.protobuf.Value
-	11, // 58: orlop.vm.v1.PlannedChange.need:type_name -> orlop.vm.v1.ChangeNeed.Value
-	12, // 59: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
-	70, // 60: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
-	12, // 61: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
-	48, // 62: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
-	71, // 63: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
-	72, // 64: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
-	49, // 65: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
-	73, // 66: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
-	74, // 67: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
-	50, // 68: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:input_type -> orlop.vm.v1.PlanVirtualMachineUpdateRequest
-	56, // 69: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
-	58, // 70: orlop.vm.v1.VirtualMachineService.AttachVNC:input_type -> orlop.vm.v1.AttachVNCRequest
-	12, // 71: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	12, // 72: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	54, // 73: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
-	12, // 74: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	12, // 75: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
-	55, // 76: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
-	51, // 77: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:output_type -> orlop.vm.v1.PlanVirtualMachineUpdateResponse
-	57, // 78: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
-	59, // 79: orlop.vm.v1.VirtualMachineService.AttachVNC:output_type -> orlop.vm.v1.AttachVNCResponse
-	71, // [71:80] is the sub-list for method output_type
-	62, // [62:71] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	49, // 51: orlop.vm.v1.GuestInfo.users:type_name -> orlop.vm.v1.GuestUser
+	50, // 52: orlop.vm.v1.GuestInfo.filesystems:type_name -> orlop.vm.v1.GuestFilesystem
+	51, // 53: orlop.vm.v1.GuestInfo.interfaces:type_name -> orlop.vm.v1.GuestInterface
+	71, // 54: orlop.vm.v1.GuestUser.since:type_name -> google.protobuf.Timestamp
+	12, // 55: orlop.vm.v1.CreateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	12, // 56: orlop.vm.v1.UpdateVirtualMachineRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	72, // 57: orlop.vm.v1.UpdateVirtualMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
+	12, // 58: orlop.vm.v1.PlanVirtualMachineUpdateRequest.virtual_machine:type_name -> orlop.vm.v1.VirtualMachine
+	56, // 59: orlop.vm.v1.PlanVirtualMachineUpdateResponse.changes:type_name -> orlop.vm.v1.PlannedChange
+	73, // 60: orlop.vm.v1.PlannedChange.current_value:type_name -> google.protobuf.Value
+	73, // 61: orlop.vm.v1.PlannedChange.desired_value:type_name -> google.protobuf.Value
+	11, // 62: orlop.vm.v1.PlannedChange.need:type_name -> orlop.vm.v1.ChangeNeed.Value
+	12, // 63: orlop.vm.v1.ListVirtualMachinesResponse.items:type_name -> orlop.vm.v1.VirtualMachine
+	74, // 64: orlop.vm.v1.WatchVirtualMachinesResponse.type:type_name -> orlop.meta.v1.EventType.Value
+	12, // 65: orlop.vm.v1.WatchVirtualMachinesResponse.object:type_name -> orlop.vm.v1.VirtualMachine
+	52, // 66: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:input_type -> orlop.vm.v1.CreateVirtualMachineRequest
+	75, // 67: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:input_type -> orlop.meta.v1.GetRequest
+	76, // 68: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:input_type -> orlop.meta.v1.ListRequest
+	53, // 69: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:input_type -> orlop.vm.v1.UpdateVirtualMachineRequest
+	77, // 70: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:input_type -> orlop.meta.v1.DeleteRequest
+	78, // 71: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:input_type -> orlop.meta.v1.WatchRequest
+	54, // 72: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:input_type -> orlop.vm.v1.PlanVirtualMachineUpdateRequest
+	75, // 73: orlop.vm.v1.VirtualMachineService.GetGuestInfo:input_type -> orlop.meta.v1.GetRequest
+	60, // 74: orlop.vm.v1.VirtualMachineService.AttachConsole:input_type -> orlop.vm.v1.AttachConsoleRequest
+	62, // 75: orlop.vm.v1.VirtualMachineService.AttachVNC:input_type -> orlop.vm.v1.AttachVNCRequest
+	12, // 76: orlop.vm.v1.VirtualMachineService.CreateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	12, // 77: orlop.vm.v1.VirtualMachineService.GetVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	58, // 78: orlop.vm.v1.VirtualMachineService.ListVirtualMachines:output_type -> orlop.vm.v1.ListVirtualMachinesResponse
+	12, // 79: orlop.vm.v1.VirtualMachineService.UpdateVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	12, // 80: orlop.vm.v1.VirtualMachineService.DeleteVirtualMachine:output_type -> orlop.vm.v1.VirtualMachine
+	59, // 81: orlop.vm.v1.VirtualMachineService.WatchVirtualMachines:output_type -> orlop.vm.v1.WatchVirtualMachinesResponse
+	55, // 82: orlop.vm.v1.VirtualMachineService.PlanVirtualMachineUpdate:output_type -> orlop.vm.v1.PlanVirtualMachineUpdateResponse
+	48, // 83: orlop.vm.v1.VirtualMachineService.GetGuestInfo:output_type -> orlop.vm.v1.GuestInfo
+	61, // 84: orlop.vm.v1.VirtualMachineService.AttachConsole:output_type -> orlop.vm.v1.AttachConsoleResponse
+	63, // 85: orlop.vm.v1.VirtualMachineService.AttachVNC:output_type -> orlop.vm.v1.AttachVNCResponse
+	76, // [76:86] is the sub-list for method output_type
+	66, // [66:76] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_orlop_vm_v1_virtual_machine_proto_init() }
@@ -4242,7 +4564,7 @@ func file_orlop_vm_v1_virtual_machine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_vm_v1_virtual_machine_proto_rawDesc), len(file_orlop_vm_v1_virtual_machine_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   49,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	VirtualMachineService_DeleteVirtualMachine_FullMethodName     = "/orlop.vm.v1.VirtualMachineService/DeleteVirtualMachine"
 	VirtualMachineService_WatchVirtualMachines_FullMethodName     = "/orlop.vm.v1.VirtualMachineService/WatchVirtualMachines"
 	VirtualMachineService_PlanVirtualMachineUpdate_FullMethodName = "/orlop.vm.v1.VirtualMachineService/PlanVirtualMachineUpdate"
+	VirtualMachineService_GetGuestInfo_FullMethodName             = "/orlop.vm.v1.VirtualMachineService/GetGuestInfo"
 	VirtualMachineService_AttachConsole_FullMethodName            = "/orlop.vm.v1.VirtualMachineService/AttachConsole"
 	VirtualMachineService_AttachVNC_FullMethodName                = "/orlop.vm.v1.VirtualMachineService/AttachVNC"
 )
@@ -54,6 +55,9 @@ type VirtualMachineServiceClient interface {
 	// PlanVirtualMachineUpdate tells what each change of an update would need, or
 	// why it would be refused. It changes nothing.
 	PlanVirtualMachineUpdate(ctx context.Context, in *PlanVirtualMachineUpdateRequest, opts ...grpc.CallOption) (*PlanVirtualMachineUpdateResponse, error)
+	// GetGuestInfo returns what the guest's agent says at this moment of its users,
+	// file systems and interfaces. It is the guest's word and not to be relied on.
+	GetGuestInfo(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*GuestInfo, error)
 	// AttachConsole ties the caller to the VM's serial console. Several callers
 	// may be there at once; each first gets the last lines.
 	AttachConsole(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachConsoleRequest, AttachConsoleResponse], error)
@@ -150,6 +154,16 @@ func (c *virtualMachineServiceClient) PlanVirtualMachineUpdate(ctx context.Conte
 	return out, nil
 }
 
+func (c *virtualMachineServiceClient) GetGuestInfo(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*GuestInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GuestInfo)
+	err := c.cc.Invoke(ctx, VirtualMachineService_GetGuestInfo_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *virtualMachineServiceClient) AttachConsole(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachConsoleRequest, AttachConsoleResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &VirtualMachineService_ServiceDesc.Streams[1], VirtualMachineService_AttachConsole_FullMethodName, cOpts...)
@@ -197,6 +211,9 @@ type VirtualMachineServiceServer interface {
 	// PlanVirtualMachineUpdate tells what each change of an update would need, or
 	// why it would be refused. It changes nothing.
 	PlanVirtualMachineUpdate(context.Context, *PlanVirtualMachineUpdateRequest) (*PlanVirtualMachineUpdateResponse, error)
+	// GetGuestInfo returns what the guest's agent says at this moment of its users,
+	// file systems and interfaces. It is the guest's word and not to be relied on.
+	GetGuestInfo(context.Context, *v1.GetRequest) (*GuestInfo, error)
 	// AttachConsole ties the caller to the VM's serial console. Several callers
 	// may be there at once; each first gets the last lines.
 	AttachConsole(grpc.BidiStreamingServer[AttachConsoleRequest, AttachConsoleResponse]) error
@@ -234,6 +251,9 @@ func (UnimplementedVirtualMachineServiceServer) WatchVirtualMachines(*v1.WatchRe
 }
 func (UnimplementedVirtualMachineServiceServer) PlanVirtualMachineUpdate(context.Context, *PlanVirtualMachineUpdateRequest) (*PlanVirtualMachineUpdateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PlanVirtualMachineUpdate not implemented")
+}
+func (UnimplementedVirtualMachineServiceServer) GetGuestInfo(context.Context, *v1.GetRequest) (*GuestInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetGuestInfo not implemented")
 }
 func (UnimplementedVirtualMachineServiceServer) AttachConsole(grpc.BidiStreamingServer[AttachConsoleRequest, AttachConsoleResponse]) error {
 	return status.Error(codes.Unimplemented, "method AttachConsole not implemented")
@@ -381,6 +401,24 @@ func _VirtualMachineService_PlanVirtualMachineUpdate_Handler(srv interface{}, ct
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VirtualMachineService_GetGuestInfo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VirtualMachineServiceServer).GetGuestInfo(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VirtualMachineService_GetGuestInfo_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VirtualMachineServiceServer).GetGuestInfo(ctx, req.(*v1.GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _VirtualMachineService_AttachConsole_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(VirtualMachineServiceServer).AttachConsole(&grpc.GenericServerStream[AttachConsoleRequest, AttachConsoleResponse]{ServerStream: stream})
 }
@@ -425,6 +463,10 @@ var VirtualMachineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PlanVirtualMachineUpdate",
 			Handler:    _VirtualMachineService_PlanVirtualMachineUpdate_Handler,
+		},
+		{
+			MethodName: "GetGuestInfo",
+			Handler:    _VirtualMachineService_GetGuestInfo_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

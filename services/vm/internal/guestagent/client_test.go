@@ -101,8 +101,8 @@ func TestRepliesToOthersAreSkipped(t *testing.T) {
 		a.answer(`{"return":{"version":"stale, other id"},"id":7}`)
 		a.answer(fmt.Sprintf(`{"return":{"version":"10.0.2"},"id":%d}`, r.ID))
 	})
-	if version, err := c.Version(t.Context()); err != nil || version != "10.0.2" {
-		t.Errorf("version %q, %v", version, err)
+	if info, err := c.Info(t.Context()); err != nil || info.Version != "10.0.2" || len(info.Lacks) != 3 {
+		t.Errorf("it is %+v, %v", info, err)
 	}
 }
 
@@ -276,16 +276,23 @@ func TestTheRealAgentAnswers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	run := exec.CommandContext(ctx, binary, "-m", "unix-listen", "-p", path, "-t", t.TempDir(),
-		"--allow-rpcs=guest-sync-delimited,guest-ping,guest-info,guest-get-osinfo,guest-network-get-interfaces")
+		"--allow-rpcs=guest-sync-delimited,guest-ping,guest-info,guest-get-osinfo,guest-network-get-interfaces,guest-get-users,guest-get-fsinfo")
 	if err := run.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { cancel(); _ = run.Wait() }()
 	c := guestagent.New(func(ctx context.Context) (net.Conn, error) { return dialWhenThere(ctx, path) })
 	defer c.Close()
-	version, err := c.Version(ctx)
-	if err != nil || version == "" {
-		t.Fatalf("version %q, %v", version, err)
+	about, err := c.Info(ctx)
+	if err != nil || about.Version == "" || !slices.Equal(about.Lacks, []string{"guest-fsfreeze-freeze", "guest-fsfreeze-thaw"}) {
+		t.Fatalf("it is %+v, %v", about, err)
+	}
+	if _, err := c.Users(ctx); err != nil {
+		t.Errorf("users: %v", err)
+	}
+	mounted, err := c.Filesystems(ctx)
+	if err != nil || slices.ContainsFunc(mounted, func(f guestagent.Filesystem) bool { return f.Mountpoint == "" }) {
+		t.Errorf("file systems %+v, %v", mounted, err)
 	}
 	if info, err := c.OSInfo(ctx); err != nil || info.ID == "" || info.KernelRelease == "" {
 		t.Errorf("info %+v, %v", info, err)

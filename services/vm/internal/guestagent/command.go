@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -17,6 +18,9 @@ const (
 	maxAddresses  = 64
 	// maxDisks is enough for disks with their partitions.
 	maxDisks = 1024
+	// maxUsers and maxFilesystems are more than people want to read.
+	maxUsers       = 256
+	maxFilesystems = 256
 )
 
 // deviceName is what a Linux guest calls a disk.
@@ -57,15 +61,90 @@ func (c *Client) Ping(ctx context.Context) error {
 	return c.execute(ctx, "guest-ping", nil)
 }
 
-// Version asks for the agent's own version, such as "7.2.22".
-func (c *Client) Version(ctx context.Context) (string, error) {
-	var info struct {
-		Version string `json:"version"`
+// needed are the commands that the platform's own work takes.
+var needed = []string{"guest-get-osinfo", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"}
+
+// Info is what an agent is.
+type Info struct {
+	Version string // such as "7.2.22"
+	// Lacks are commands that are needed and that it does not have, or may not do.
+	Lacks []string
+}
+
+// Info asks what the agent is (guest-info).
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	var answer struct {
+		Version  string `json:"version"`
+		Commands []struct {
+			Name    string `json:"name"`
+			Enabled bool   `json:"enabled"`
+		} `json:"supported_commands"`
 	}
-	if err := c.execute(ctx, "guest-info", &info); err != nil {
-		return "", err
+	if err := c.execute(ctx, "guest-info", &answer); err != nil {
+		return Info{}, err
 	}
-	return clean(info.Version), nil
+	able := map[string]bool{}
+	for _, command := range answer.Commands {
+		able[command.Name] = command.Enabled
+	}
+	info := Info{Version: clean(answer.Version)}
+	for _, command := range needed {
+		if !able[command] {
+			info.Lacks = append(info.Lacks, command)
+		}
+	}
+	return info, nil
+}
+
+// User is somebody who is logged in.
+type User struct {
+	Name, Domain string
+	Since        time.Time
+}
+
+// Users asks who is logged in (guest-get-users).
+func (c *Client) Users(ctx context.Context) ([]User, error) {
+	var answer []struct {
+		User   string  `json:"user"`
+		Domain string  `json:"domain"`
+		Login  float64 `json:"login-time"` // seconds
+	}
+	if err := c.execute(ctx, "guest-get-users", &answer); err != nil {
+		return nil, err
+	}
+	var users []User
+	for _, a := range answer[:min(len(answer), maxUsers)] {
+		users = append(users, User{Name: clean(a.User), Domain: clean(a.Domain), Since: time.UnixMilli(int64(a.Login * 1000))})
+	}
+	return users, nil
+}
+
+// Filesystem is one that is mounted. Bytes are 0 where the agent can't tell.
+type Filesystem struct {
+	Device, Mountpoint, Type string
+	TotalBytes, UsedBytes    int64
+}
+
+// Filesystems asks what is mounted where (guest-get-fsinfo).
+func (c *Client) Filesystems(ctx context.Context) ([]Filesystem, error) {
+	var answer []struct {
+		Name       string `json:"name"`
+		Mountpoint string `json:"mountpoint"`
+		Type       string `json:"type"`
+		Total      int64  `json:"total-bytes"`
+		Used       int64  `json:"used-bytes"`
+	}
+	if err := c.execute(ctx, "guest-get-fsinfo", &answer); err != nil {
+		return nil, err
+	}
+	var filesystems []Filesystem
+	for _, a := range answer[:min(len(answer), maxFilesystems)] {
+		filesystems = append(filesystems, Filesystem{
+			Device: clean(a.Name), Mountpoint: clean(a.Mountpoint), Type: clean(a.Type),
+			TotalBytes: max(a.Total, 0), UsedBytes: max(a.Used, 0),
+		})
+	}
+	return filesystems, nil
 }
 
 // OSInfo asks what system runs in the guest.

@@ -119,11 +119,11 @@ func (w *agentWatch) ask(ctx context.Context) *machine.Agent {
 		return nil
 	}
 	client := w.process.Agent()
-	version, err := client.Version(ctx)
+	info, err := client.Info(ctx)
 	if err != nil {
 		return nil
 	}
-	agent := &machine.Agent{Version: version, Since: time.Now()}
+	agent := &machine.Agent{Version: info.Version, Lacks: info.Lacks, Since: time.Now()}
 	if os, err := client.OSInfo(ctx); err == nil {
 		agent.OS = osInfo(os)
 	}

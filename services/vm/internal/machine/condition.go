@@ -32,6 +32,10 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 	} else {
 		list.False("AgentReady", "AgentNotReady", "The guest agent does not answer; see \"Agent Installation\" in the guide.")
 	}
+	if agent := o.sight.Agent; agent != nil && len(agent.Lacks) > 0 {
+		list.True("AgentVersionNotSupported", "AgentVersionNotSupported", "The guest agent, version "+agent.Version+", does not do "+
+			strings.Join(agent.Lacks, ", ")+": install a newer qemu-guest-agent, or let it do that.")
+	}
 	configuration(&list, o)
 	firmware(&list, o)
 	migrating(&list, o)

@@ -395,3 +395,15 @@ func TestAGuestThatStandsStillSaysForWhat(t *testing.T) {
 		w.wantCondition("Running", "VirtualMachineNotRunning", message)
 	}
 }
+
+func TestAnAgentThatLacksWhatIsNeededIsTold(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	w.run()
+	w.engine.Set(w.uid(), machine.Sight{State: machine.Running, Agent: &machine.Agent{Version: "2.5", Lacks: []string{"guest-fsfreeze-freeze"}}})
+	w.settle()
+	w.wantCondition("AgentVersionNotSupported", "AgentVersionNotSupported", "The guest agent, version 2.5, does not do guest-fsfreeze-freeze: "+
+		"install a newer qemu-guest-agent, or let it do that.")
+	w.engine.Set(w.uid(), machine.Sight{State: machine.Running, Agent: &machine.Agent{Version: "10.0"}})
+	w.settle()
+	w.wantCondition("AgentVersionNotSupported", "", "")
+}

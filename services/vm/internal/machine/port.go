@@ -148,7 +148,9 @@ func (s Sight) IDs() []string {
 // Agent is what a guest says of itself. Not to be believed for a decision.
 type Agent struct {
 	Version string
-	OS      map[string]any
+	// Lacks are the agent's commands that are needed and that it has not.
+	Lacks []string
+	OS    map[string]any
 	// Targets are the guest's names of its devices, by their IDs, as far as it told.
 	Targets map[string]string
 	// Since is when the agent first answered.
