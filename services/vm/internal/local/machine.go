@@ -97,8 +97,7 @@ func userNetworkOf(port *networkv1.Port) (*qemu.UserNetwork, error) {
 func (e *Engine) seedPath(uid string) string { return filepath.Join(e.seeds, uid+".iso") }
 
 // writeSeed writes what cloud-init or Windows reads, and returns its path; none
-// where the VM has no provisioning. The address comes by DHCP, so that it is
-// right at every boot and not at the first alone.
+// where the VM has no provisioning.
 func (e *Engine) writeSeed(instance machine.Instance) (string, error) {
 	path, given := e.seedPath(instance.UID), instance.Provisioning
 	switch {
@@ -107,13 +106,38 @@ func (e *Engine) writeSeed(instance machine.Instance) (string, error) {
 	case given.UserData == nil:
 		return "", nil
 	}
-	mac, err := net.ParseMAC(instance.Port.GetMacAddress())
+	card, err := interfaceOf(instance.Port)
 	if err != nil {
-		return "", fmt.Errorf("MAC address of the port: %w", err)
+		return "", err
 	}
 	seed := cloudinit.Seed{
-		InstanceID: instance.UID, LocalHostname: instance.Name, UserData: given.UserData,
-		Network: []cloudinit.Interface{{MAC: mac, DHCP4: true}},
+		InstanceID: instance.UID, LocalHostname: instance.Name, UserData: given.UserData, Network: []cloudinit.Interface{card},
 	}
 	return path, cloudinit.Write(path, seed)
+}
+
+// interfaceOf is the guest's interface. An IPv4 address comes by DHCP, so that it
+// is right at every boot and not at the first alone; nothing tells an IPv6 one but
+// the seed.
+func interfaceOf(port *networkv1.Port) (cloudinit.Interface, error) {
+	mac, err := net.ParseMAC(port.GetMacAddress())
+	if err != nil {
+		return cloudinit.Interface{}, fmt.Errorf("MAC address of the port: %w", err)
+	}
+	address, err := netip.ParsePrefix(port.GetAddress())
+	if err != nil || address.Addr().Is4() {
+		return cloudinit.Interface{MAC: mac, DHCP4: true}, nil //nolint:nilerr // A port without an address asks for one.
+	}
+	card := cloudinit.Interface{MAC: mac, Addresses: []netip.Prefix{address}, MTU: int(port.GetMtu())}
+	if card.Gateway, err = netip.ParseAddr(port.GetGateway()); err != nil {
+		return card, fmt.Errorf("gateway of the port: %w", err)
+	}
+	for _, text := range port.GetNameServers() {
+		server, err := netip.ParseAddr(text)
+		if err != nil {
+			return card, fmt.Errorf("DNS server of the port: %w", err)
+		}
+		card.Nameservers = append(card.Nameservers, server)
+	}
+	return card, nil
 }
