@@ -221,7 +221,11 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 		Logger:      d.logger.With("service", "vm"),
 	}
 	if d.cluster != nil {
-		options.Secrets, options.Pods = conn, conn
+		options.Secrets = conn
+		// Elsewhere nobody publishes the Pods that are reserved.
+		if d.cluster.own != nil {
+			options.Pods = conn
+		}
 	}
 	service, err := vm.New(ctx, options)
 	if err != nil {
