@@ -297,7 +297,7 @@ func addPods(m manager.Manager) error {
 		For(cr).
 		Owns(&corev1.Pod{}).
 		WithOptions(controllerOptions()).
-		Complete(native.Pods{Kube: m.GetClient(), Machine: gvk})
+		Complete(native.Pods{Kube: m.GetClient(), Live: m.GetAPIReader(), Machine: gvk})
 }
 
 // publish adds what publishes objects of Kubernetes' own kinds, and what tells the

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -19,9 +20,9 @@ import (
 	"orlop.dev/kit/serve"
 )
 
-// reasonQuota is that of an instance that a quota, or a limit, of its namespace
-// does not allow.
-const reasonQuota = "QuotaExceeded"
+// reasonNotAllowed is that of an instance that a quota, or a limit, of its
+// namespace does not allow.
+const reasonNotAllowed = "PodNotAllowed"
 
 // Pods is the port by which the vm service has an instance counted before it runs.
 type Pods struct {
@@ -33,7 +34,7 @@ type Pods struct {
 }
 
 // NewPods returns the port to the API server behind config, whose user must be
-// allowed to read VMs, and to make and delete Pods.
+// allowed to read VMs, quotas and limits, and to make and delete Pods.
 func NewPods(config *rest.Config) (*Pods, error) {
 	client, err := clientset.NewForConfig(config)
 	if err != nil {
@@ -78,29 +79,62 @@ func (p *Pods) ReservePod(ctx context.Context, request *podv1.ReservePodRequest)
 	cr.SetLabels(found.Labels)
 	pod, err := native.NewPod(cr, native.Shape{
 		Name: request.GetName(), Node: request.GetNode(),
-		RequestedCPU: request.GetRequestedCpu(), CPU: request.GetCpu(), Memory: request.GetMemory(),
+		RequestedCPU: request.GetRequestedCpu(), CPU: request.GetCpu(), Memory: request.GetMemory(), Overhead: request.GetMemoryOverhead(),
 	})
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Invalid, fault.ReasonInvalid, "%v", err)
+	}
+	if request.GetDryRun() {
+		return new(podv1.ReservePodResponse), p.tryReplacing(ctx, request, pod)
 	}
 	native.Reserve(pod)
 	if err := p.removeOthers(ctx, request); err != nil {
 		return nil, withoutPods(err)
 	}
-	_, err = p.client.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{})
+	return new(podv1.ReservePodResponse), p.create(ctx, pod, metav1.CreateOptions{})
+}
+
+// create makes a Pod that may be there.
+func (p *Pods) create(ctx context.Context, pod *corev1.Pod, how metav1.CreateOptions) error {
+	_, err := p.client.CoreV1().Pods(pod.Namespace).Create(ctx, pod, how)
 	switch {
 	case err == nil, apierrors.IsAlreadyExists(err):
-		return &podv1.ReservePodResponse{}, nil
+		return nil
 	case apierrors.IsForbidden(err):
-		return nil, fault.Wrap(err, fault.Exhausted, reasonQuota, "%v", err)
+		return fault.Wrap(err, fault.Exhausted, reasonNotAllowed, "%v", err)
 	}
-	return nil, withoutPods(err)
+	return withoutPods(err)
+}
+
+// tryReplacing reports whether a Pod may be made, or might once the VM's present
+// one is gone.
+func (p *Pods) tryReplacing(ctx context.Context, request *podv1.ReservePodRequest, pod *corev1.Pod) error {
+	refusal := p.create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if !fault.Is(refusal, fault.Exhausted) {
+		return refusal
+	}
+	present, err := p.client.CoreV1().Pods(pod.Namespace).List(ctx, selecting(request))
+	if err != nil {
+		return withoutPods(err)
+	}
+	quotas, err := p.client.CoreV1().ResourceQuotas(pod.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return withoutPods(err)
+	}
+	if len(present.Items) > 0 && native.Exchangeable(quotas.Items, pod) {
+		return nil
+	}
+	return refusal
+}
+
+func selecting(request *podv1.ReservePodRequest) metav1.ListOptions {
+	return metav1.ListOptions{LabelSelector: native.PodsOf(request.GetVirtualMachine()).String()}
 }
 
 // removeOthers deletes Pods of earlier instances, which run no more.
 func (p *Pods) removeOthers(ctx context.Context, request *podv1.ReservePodRequest) error {
 	pods := p.client.CoreV1().Pods(request.GetNamespace())
-	list, err := pods.List(ctx, metav1.ListOptions{LabelSelector: native.PodsOf(request.GetVirtualMachine()).String()})
+	list, err := pods.List(ctx, selecting(request))
 	if err != nil {
 		return err
 	}

@@ -188,6 +188,14 @@ func (s *Service) secretChanged(key resource.Key) {
 	})
 }
 
+// podsAllowed wakes the VMs of a namespace that Kubernetes did not allow to start,
+// or to move.
+func (s *Service) podsAllowed(namespace string) {
+	for _, key := range s.rules.Allowed(namespace) {
+		s.machines.loop.Trigger(key)
+	}
+}
+
 // machineChanged wakes the operations and attachments that wait for a VM, and the classes that
 // wait for their last one.
 func (s *Service) machineChanged(vm *vmv1.VirtualMachine) {

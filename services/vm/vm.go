@@ -124,6 +124,7 @@ type Service struct {
 	addresses   *peer.Addresses[*networkv1.VirtualMachineIPAddress]
 	macs        *peer.Addresses[*networkv1.VirtualMachineMACAddress]
 	secrets     *peer.Secrets // nil where there are none
+	pods        *peer.Pods    // nil where nothing counts VMs
 	leader      *reconcile.Election
 	rules       *machine.Reconciler
 	every       time.Duration
@@ -205,7 +206,8 @@ func (s *Service) keep(opts Options) error {
 		s.rules.Secrets = s.secrets
 	}
 	if opts.Pods != nil {
-		s.rules.Pods = peer.NewPods(opts.Pods)
+		s.pods = peer.NewPods(opts.Pods, s.podsAllowed)
+		s.rules.Pods = s.pods
 	}
 	attachments := &attachment.Reconciler{
 		Machines: s, Devices: s.devices, Engine: s.engine, Power: records, All: s.allAttachments, Now: time.Now,
@@ -328,6 +330,9 @@ func (s *Service) lead(ctx context.Context) error {
 	group.Go(func() error { return s.whenDevicesAreKnown(ctx, s.attachments.loop.Run) })
 	if s.secrets != nil {
 		group.Go(func() error { return s.secrets.Run(ctx) })
+	}
+	if s.pods != nil {
+		group.Go(func() error { return s.pods.Run(ctx) })
 	}
 	group.Go(func() error { return s.survey.Power.Follow(ctx) })
 	group.Go(func() error { return s.classes.loop.Run(ctx) })

@@ -35,6 +35,8 @@ const (
 // runs.
 type Pods struct {
 	Kube client.Client
+	// Live reads past the cache.
+	Live client.Reader
 	// Machine is the kind of the custom resources.
 	Machine schema.GroupVersionKind
 }
@@ -57,28 +59,40 @@ func (p Pods) Reconcile(ctx context.Context, request reconcile.Request) (reconci
 		switch reserved := reservedFor(pod); {
 		case wanted != nil && pod.Name == wanted.Name && pod.DeletionTimestamp == nil:
 			present = pod
-		case wanted == nil && reserved > 0:
+		case reserved > 0:
 			left = max(left, reserved)
 		default:
 			others = append(others, pod)
 		}
 	}
-	if wanted == nil {
+	if wanted == nil || left > 0 { // the status is still that of an earlier instance
 		return reconcile.Result{RequeueAfter: left}, p.remove(ctx, others)
 	}
-	// The VM that has moved is behind its Services all the time: the new Pod comes
-	// before the old one goes, unless a quota has room for one of them only.
-	err = p.publish(ctx, present, wanted)
-	if apierrors.IsForbidden(err) && len(others) > 0 {
-		if err := p.remove(ctx, others); err != nil {
-			return reconcile.Result{}, err
-		}
-		return reconcile.Result{}, p.publish(ctx, present, wanted)
-	}
-	if err != nil {
+	if err := p.replace(ctx, others, present, wanted); err != nil {
 		return reconcile.Result{}, err
 	}
 	return reconcile.Result{}, p.remove(ctx, others)
+}
+
+// replace publishes a Pod. The VM that has moved is behind its Services all the
+// time: the new Pod comes before the old ones go, unless quotas have room for one
+// of them only. Where they have not even that, the old one stays.
+func (p Pods) replace(ctx context.Context, old []*corev1.Pod, present, wanted *corev1.Pod) error {
+	err := p.publish(ctx, present, wanted)
+	if !apierrors.IsForbidden(err) || len(old) == 0 {
+		return err
+	}
+	quotas := new(corev1.ResourceQuotaList)
+	if err := p.Live.List(ctx, quotas, client.InNamespace(wanted.Namespace)); err != nil {
+		return err
+	}
+	if !Exchangeable(quotas.Items, wanted) {
+		return err
+	}
+	if err := p.remove(ctx, old); err != nil {
+		return err
+	}
+	return p.publish(ctx, present, wanted)
 }
 
 func (p Pods) remove(ctx context.Context, pods []*corev1.Pod) error {
@@ -119,7 +133,7 @@ func podOf(cr *unstructured.Unstructured, machine *vmv1.VirtualMachine) (*corev1
 	pod, err := NewPod(cr, Shape{
 		Name: status.GetVirtualMachinePods()[0].GetName(), Node: status.GetNodeName(),
 		RequestedCPU: status.GetResources().GetCpu().GetRequestedCores(), CPU: fmt.Sprint(status.GetResources().GetCpu().GetCores()),
-		Memory: status.GetResources().GetMemory().GetSize(),
+		Memory: status.GetResources().GetMemory().GetSize(), Overhead: status.GetResources().GetMemory().GetRuntimeOverhead(),
 	})
 	if err != nil {
 		return nil, err
@@ -129,20 +143,20 @@ func podOf(cr *unstructured.Unstructured, machine *vmv1.VirtualMachine) (*corev1
 }
 
 // Shape is what a Pod takes of which node. Quantities are as Kubernetes writes
-// them.
+// them; Overhead is what running the guest takes beside its memory.
 type Shape struct {
-	Name, Node                string
-	RequestedCPU, CPU, Memory string
+	Name, Node                          string
+	RequestedCPU, CPU, Memory, Overhead string
 }
 
 // NewPod is the Pod of a VM, as its custom resource or that one's metadata names
 // it, without a status.
 func NewPod(cr *unstructured.Unstructured, shape Shape) (*corev1.Pod, error) {
-	requests, err := listOf(shape.RequestedCPU, shape.Memory)
+	requests, err := listOf(shape.RequestedCPU, shape.Memory, shape.Overhead)
 	if err != nil {
 		return nil, fmt.Errorf("VM %s: requests: %w", cr.GetName(), err)
 	}
-	limits, err := listOf(shape.CPU, shape.Memory)
+	limits, err := listOf(shape.CPU, shape.Memory, shape.Overhead)
 	if err != nil {
 		return nil, fmt.Errorf("VM %s: limits: %w", cr.GetName(), err)
 	}
@@ -166,14 +180,19 @@ func NewPod(cr *unstructured.Unstructured, shape Shape) (*corev1.Pod, error) {
 	}, nil
 }
 
-func listOf(cpu, memory string) (corev1.ResourceList, error) {
+func listOf(cpu, memory, overhead string) (corev1.ResourceList, error) {
 	list := corev1.ResourceList{}
-	for name, text := range map[corev1.ResourceName]string{corev1.ResourceCPU: cpu, corev1.ResourceMemory: memory} {
-		quantity, err := resource.ParseQuantity(text)
+	for _, part := range []struct {
+		name corev1.ResourceName
+		text string
+	}{{corev1.ResourceCPU, cpu}, {corev1.ResourceMemory, memory}, {corev1.ResourceMemory, overhead}} {
+		quantity, err := resource.ParseQuantity(part.text)
 		if err != nil {
-			return nil, fmt.Errorf("%s %q: %w", name, text, err)
+			return nil, fmt.Errorf("%s %q: %w", part.name, part.text, err)
 		}
-		list[name] = quantity
+		sum := list[part.name]
+		sum.Add(quantity)
+		list[part.name] = sum
 	}
 	return list, nil
 }
@@ -204,7 +223,7 @@ func podStatus(machine *vmv1.VirtualMachineStatus) corev1.PodStatus {
 }
 
 // publish makes the Pod, or brings labels and status of the present one up to
-// date: nothing else of a Pod can be changed.
+// date, which is no longer only reserved: nothing else of a Pod can be changed.
 func (p Pods) publish(ctx context.Context, present, wanted *corev1.Pod) error {
 	if present == nil {
 		present = wanted.DeepCopy()
@@ -212,8 +231,9 @@ func (p Pods) publish(ctx context.Context, present, wanted *corev1.Pod) error {
 			return err // one of this name that the cache doesn't show yet: tried again
 		}
 	}
-	if !maps.Equal(present.Labels, wanted.Labels) {
+	if reserved := present.Annotations[reservedAnnotation] != ""; reserved || !maps.Equal(present.Labels, wanted.Labels) {
 		before := present.DeepCopy()
+		delete(present.Annotations, reservedAnnotation)
 		present.Labels = wanted.Labels
 		if err := p.Kube.Patch(ctx, present, client.MergeFrom(before), fieldOwner); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -36,7 +37,7 @@ func newCluster(t *testing.T) *cluster {
 	}}
 	vm.SetGroupVersionKind(machineKind)
 	kube := fake.NewClientBuilder().WithObjects(vm).WithStatusSubresource(&corev1.Pod{}).Build()
-	return &cluster{Client: kube, t: t, vm: vm, pods: native.Pods{Kube: kube, Machine: machineKind}}
+	return &cluster{Client: kube, t: t, vm: vm, pods: native.Pods{Kube: kube, Live: kube, Machine: machineKind}}
 }
 
 // shows stores what the VM's status is, and lets it be published.
@@ -46,7 +47,7 @@ func (c *cluster) shows(phase, pod string) {
 		"phase": phase, "nodeName": "node-1", "ipAddress": "10.66.10.5",
 		"resources": map[string]any{
 			"cpu":    map[string]any{"cores": int64(2), "requestedCores": "500m"},
-			"memory": map[string]any{"size": "1Gi"},
+			"memory": map[string]any{"size": "1Gi", "runtimeOverhead": "100Mi"},
 		},
 	}
 	if pod != "" {
@@ -138,49 +139,90 @@ func TestPodGoesWithItsInstance(t *testing.T) {
 	}
 }
 
+// reserve makes the Pod of an instance that is about to run.
+func (c *cluster) reserve(name string, at time.Time) {
+	c.t.Helper()
+	pod, err := native.NewPod(c.vm, native.Shape{Name: name, Node: "node-1", RequestedCPU: "500m", CPU: "2", Memory: "1Gi", Overhead: "100Mi"})
+	c.check(err)
+	native.Reserve(pod)
+	pod.CreationTimestamp = metav1.NewTime(at)
+	c.check(c.Create(c.t.Context(), pod))
+}
+
 func TestAPodThatWasReservedStaysUntilItsVMRunsOrAMinute(t *testing.T) {
 	c := newCluster(t)
-	reserved, err := native.NewPod(c.vm, native.Shape{Name: "web-1", Node: "node-1", RequestedCPU: "500m", CPU: "2", Memory: "1Gi"})
-	c.check(err)
-	native.Reserve(reserved)
-	reserved.CreationTimestamp = metav1.Now()
-	c.check(c.Create(t.Context(), reserved))
+	c.reserve("web-1", time.Now())
 	c.shows("Starting", "")
-	if pod := c.pod(); pod == nil || pod.Spec.Containers[0].Resources.Limits.Cpu().String() != "2" {
+	if pod := c.pod(); pod == nil || pod.Spec.Containers[0].Resources.Limits.Cpu().String() != "2" ||
+		pod.Spec.Containers[0].Resources.Requests.Memory().String() != "1124Mi" {
 		t.Fatalf("the Pod is %v", pod)
 	}
 	c.shows("Running", "web-1")
-	if pod := c.pod(); pod == nil || pod.Status.PodIP == "" {
+	if pod := c.pod(); pod == nil || pod.Status.PodIP == "" || len(pod.Annotations) > 0 {
 		t.Errorf("the Pod of a VM that runs is %v", pod)
 	}
 	c.shows("Running", "web-2")
 	if pod := c.pod(); pod == nil || pod.Name != "web-2" {
 		t.Errorf("after a move the Pod is %v", pod)
 	}
-	forgotten := reserved.DeepCopy()
-	forgotten.ResourceVersion, forgotten.CreationTimestamp = "", metav1.NewTime(time.Now().Add(-time.Hour))
-	c.check(c.Create(t.Context(), forgotten))
+	c.reserve("web-1", time.Now().Add(-time.Hour))
 	c.shows("Stopped", "")
 	if pod := c.pod(); pod != nil {
 		t.Errorf("a reservation of long ago is there: %v", pod)
 	}
 }
 
-// A quota has room for one of the two Pods of a VM that moves.
-func TestAQuotaThatIsFullLetsAVMMove(t *testing.T) {
+// The custom resource names the instance before while the next one is started.
+func TestAStatusOfYesterdayTakesNoPlaceFromTheInstanceThatStarts(t *testing.T) {
 	c := newCluster(t)
 	c.shows("Running", "web-1")
-	full := interceptor.NewClient(c.Client.(client.WithWatch), interceptor.Funcs{
+	c.check(c.Delete(t.Context(), c.pod()))
+	c.reserve("web-2", time.Now())
+	c.shows("Running", "web-1")
+	if pod := c.pod(); pod == nil || pod.Name != "web-2" {
+		t.Errorf("the Pod is %v", pod)
+	}
+}
+
+// limit has a quota that allows so many Pods, and counts those that there are.
+func (c *cluster) limit(hard, used string) {
+	c.t.Helper()
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "small"}}
+	quota.Status.Hard = corev1.ResourceList{corev1.ResourcePods: resource.MustParse(hard)}
+	quota.Status.Used = corev1.ResourceList{corev1.ResourcePods: resource.MustParse(used)}
+	c.check(c.Create(c.t.Context(), quota))
+	c.pods.Kube = interceptor.NewClient(c.Client.(client.WithWatch), interceptor.Funcs{
 		Create: func(ctx context.Context, kube client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			if c.pod() != nil {
-				return apierrors.NewForbidden(corev1.Resource("pods"), object.GetName(), errors.New("exceeded quota"))
+				return apierrors.NewForbidden(corev1.Resource("pods"), object.GetName(), errors.New("no"))
 			}
 			return kube.Create(ctx, object, options...)
 		},
 	})
-	c.pods.Kube = full
+}
+
+// A quota has room for one of the two Pods of a VM that moves.
+func TestAQuotaThatIsFullLetsAVMMove(t *testing.T) {
+	c := newCluster(t)
+	c.shows("Running", "web-1")
+	c.limit("1", "1")
 	c.shows("Running", "web-2")
 	if pod := c.pod(); pod == nil || pod.Name != "web-2" {
 		t.Errorf("the Pod is %v", pod)
+	}
+}
+
+// Better a Pod that names another node than none.
+func TestWhereNoOtherPodIsAllowedTheOldOneStays(t *testing.T) {
+	for why, quota := range map[string][2]string{"the quota was lowered": {"0", "1"}, "it is no quota": {"5", "1"}} {
+		c := newCluster(t)
+		c.shows("Running", "web-1")
+		c.limit(quota[0], quota[1])
+		c.vm.Object["status"].(map[string]any)["virtualMachinePods"] = []any{map[string]any{"name": "web-2"}}
+		c.check(c.Update(t.Context(), c.vm))
+		_, err := c.pods.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(c.vm)})
+		if pod := c.pod(); pod == nil || pod.Name != "web-1" || !apierrors.IsForbidden(err) {
+			t.Errorf("%s: the Pod is %v, %v", why, pod, err)
+		}
 	}
 }

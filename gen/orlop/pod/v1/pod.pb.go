@@ -38,11 +38,16 @@ type ReservePodRequest struct {
 	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	// The guaranteed part of its processors, all of them, and its memory: quantities
 	// as Kubernetes writes them.
-	RequestedCpu  string `protobuf:"bytes,5,opt,name=requested_cpu,json=requestedCpu,proto3" json:"requested_cpu,omitempty"`
-	Cpu           string `protobuf:"bytes,6,opt,name=cpu,proto3" json:"cpu,omitempty"`
-	Memory        string `protobuf:"bytes,7,opt,name=memory,proto3" json:"memory,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RequestedCpu string `protobuf:"bytes,5,opt,name=requested_cpu,json=requestedCpu,proto3" json:"requested_cpu,omitempty"`
+	Cpu          string `protobuf:"bytes,6,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Memory       string `protobuf:"bytes,7,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Makes and deletes nothing: says whether such a Pod could take the place of the
+	// one that the VM has.
+	DryRun bool `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// What running the guest takes beside its memory.
+	MemoryOverhead string `protobuf:"bytes,9,opt,name=memory_overhead,json=memoryOverhead,proto3" json:"memory_overhead,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ReservePodRequest) Reset() {
@@ -124,6 +129,20 @@ func (x *ReservePodRequest) GetMemory() string {
 	return ""
 }
 
+func (x *ReservePodRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ReservePodRequest) GetMemoryOverhead() string {
+	if x != nil {
+		return x.MemoryOverhead
+	}
+	return ""
+}
+
 // ReservePodResponse is empty.
 type ReservePodResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -161,11 +180,93 @@ func (*ReservePodResponse) Descriptor() ([]byte, []int) {
 	return file_orlop_pod_v1_pod_proto_rawDescGZIP(), []int{1}
 }
 
+// WatchRoomRequest asks for all namespaces.
+type WatchRoomRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRoomRequest) Reset() {
+	*x = WatchRoomRequest{}
+	mi := &file_orlop_pod_v1_pod_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRoomRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRoomRequest) ProtoMessage() {}
+
+func (x *WatchRoomRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_pod_v1_pod_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRoomRequest.ProtoReflect.Descriptor instead.
+func (*WatchRoomRequest) Descriptor() ([]byte, []int) {
+	return file_orlop_pod_v1_pod_proto_rawDescGZIP(), []int{2}
+}
+
+// WatchRoomResponse names a namespace whose VMs may be tried again.
+type WatchRoomResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRoomResponse) Reset() {
+	*x = WatchRoomResponse{}
+	mi := &file_orlop_pod_v1_pod_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRoomResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRoomResponse) ProtoMessage() {}
+
+func (x *WatchRoomResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_orlop_pod_v1_pod_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRoomResponse.ProtoReflect.Descriptor instead.
+func (*WatchRoomResponse) Descriptor() ([]byte, []int) {
+	return file_orlop_pod_v1_pod_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *WatchRoomResponse) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
 var File_orlop_pod_v1_pod_proto protoreflect.FileDescriptor
 
 const file_orlop_pod_v1_pod_proto_rawDesc = "" +
 	"\n" +
-	"\x16orlop/pod/v1/pod.proto\x12\forlop.pod.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1corlop/schema/v1/schema.proto\"\x89\x02\n" +
+	"\x16orlop/pod/v1/pod.proto\x12\forlop.pod.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1corlop/schema/v1/schema.proto\"\xd3\x02\n" +
 	"\x11ReservePodRequest\x12$\n" +
 	"\tnamespace\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\tnamespace\x12/\n" +
 	"\x0fvirtual_machine\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x0evirtualMachine\x12\x1a\n" +
@@ -173,12 +274,18 @@ const file_orlop_pod_v1_pod_proto_rawDesc = "" +
 	"\x04node\x18\x04 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04node\x12+\n" +
 	"\rrequested_cpu\x18\x05 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\frequestedCpu\x12\x18\n" +
 	"\x03cpu\x18\x06 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03cpu\x12\x1e\n" +
-	"\x06memory\x18\a \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06memory\"\x14\n" +
-	"\x12ReservePodResponse2e\n" +
+	"\x06memory\x18\a \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06memory\x12\x17\n" +
+	"\adry_run\x18\b \x01(\bR\x06dryRun\x12/\n" +
+	"\x0fmemory_overhead\x18\t \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x0ememoryOverhead\"\x14\n" +
+	"\x12ReservePodResponse\"\x12\n" +
+	"\x10WatchRoomRequest\"1\n" +
+	"\x11WatchRoomResponse\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace2\xbd\x01\n" +
 	"\n" +
 	"PodService\x12W\n" +
 	"\n" +
-	"ReservePod\x12\x1f.orlop.pod.v1.ReservePodRequest\x1a .orlop.pod.v1.ReservePodResponse\"\x06\xa2\xd4\x18\x02\x18\x01B\"Z orlop.dev/gen/orlop/pod/v1;podv1b\x06proto3"
+	"ReservePod\x12\x1f.orlop.pod.v1.ReservePodRequest\x1a .orlop.pod.v1.ReservePodResponse\"\x06\xa2\xd4\x18\x02\x18\x01\x12V\n" +
+	"\tWatchRoom\x12\x1e.orlop.pod.v1.WatchRoomRequest\x1a\x1f.orlop.pod.v1.WatchRoomResponse\"\x06\xa2\xd4\x18\x02\x18\x010\x01B\"Z orlop.dev/gen/orlop/pod/v1;podv1b\x06proto3"
 
 var (
 	file_orlop_pod_v1_pod_proto_rawDescOnce sync.Once
@@ -192,16 +299,20 @@ func file_orlop_pod_v1_pod_proto_rawDescGZIP() []byte {
 	return file_orlop_pod_v1_pod_proto_rawDescData
 }
 
-var file_orlop_pod_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_orlop_pod_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_orlop_pod_v1_pod_proto_goTypes = []any{
 	(*ReservePodRequest)(nil),  // 0: orlop.pod.v1.ReservePodRequest
 	(*ReservePodResponse)(nil), // 1: orlop.pod.v1.ReservePodResponse
+	(*WatchRoomRequest)(nil),   // 2: orlop.pod.v1.WatchRoomRequest
+	(*WatchRoomResponse)(nil),  // 3: orlop.pod.v1.WatchRoomResponse
 }
 var file_orlop_pod_v1_pod_proto_depIdxs = []int32{
 	0, // 0: orlop.pod.v1.PodService.ReservePod:input_type -> orlop.pod.v1.ReservePodRequest
-	1, // 1: orlop.pod.v1.PodService.ReservePod:output_type -> orlop.pod.v1.ReservePodResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
+	2, // 1: orlop.pod.v1.PodService.WatchRoom:input_type -> orlop.pod.v1.WatchRoomRequest
+	1, // 2: orlop.pod.v1.PodService.ReservePod:output_type -> orlop.pod.v1.ReservePodResponse
+	3, // 3: orlop.pod.v1.PodService.WatchRoom:output_type -> orlop.pod.v1.WatchRoomResponse
+	2, // [2:4] is the sub-list for method output_type
+	0, // [0:2] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -218,7 +329,7 @@ func file_orlop_pod_v1_pod_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orlop_pod_v1_pod_proto_rawDesc), len(file_orlop_pod_v1_pod_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	PodService_ReservePod_FullMethodName = "/orlop.pod.v1.PodService/ReservePod"
+	PodService_WatchRoom_FullMethodName  = "/orlop.pod.v1.PodService/WatchRoom"
 )
 
 // PodServiceClient is the client API for PodService service.
@@ -38,6 +39,9 @@ type PodServiceClient interface {
 	// quota or a limit of the namespace does not allow it; class NotFound where
 	// Kubernetes does not know the VM.
 	ReservePod(ctx context.Context, in *ReservePodRequest, opts ...grpc.CallOption) (*ReservePodResponse, error)
+	// WatchRoom tells which namespaces have quotas or limits and then, until the
+	// caller leaves, where they may allow more than they did.
+	WatchRoom(ctx context.Context, in *WatchRoomRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRoomResponse], error)
 }
 
 type podServiceClient struct {
@@ -58,6 +62,25 @@ func (c *podServiceClient) ReservePod(ctx context.Context, in *ReservePodRequest
 	return out, nil
 }
 
+func (c *podServiceClient) WatchRoom(ctx context.Context, in *WatchRoomRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRoomResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PodService_ServiceDesc.Streams[0], PodService_WatchRoom_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRoomRequest, WatchRoomResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PodService_WatchRoomClient = grpc.ServerStreamingClient[WatchRoomResponse]
+
 // PodServiceServer is the server API for PodService service.
 // All implementations must embed UnimplementedPodServiceServer
 // for forward compatibility.
@@ -71,6 +94,9 @@ type PodServiceServer interface {
 	// quota or a limit of the namespace does not allow it; class NotFound where
 	// Kubernetes does not know the VM.
 	ReservePod(context.Context, *ReservePodRequest) (*ReservePodResponse, error)
+	// WatchRoom tells which namespaces have quotas or limits and then, until the
+	// caller leaves, where they may allow more than they did.
+	WatchRoom(*WatchRoomRequest, grpc.ServerStreamingServer[WatchRoomResponse]) error
 	mustEmbedUnimplementedPodServiceServer()
 }
 
@@ -83,6 +109,9 @@ type UnimplementedPodServiceServer struct{}
 
 func (UnimplementedPodServiceServer) ReservePod(context.Context, *ReservePodRequest) (*ReservePodResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReservePod not implemented")
+}
+func (UnimplementedPodServiceServer) WatchRoom(*WatchRoomRequest, grpc.ServerStreamingServer[WatchRoomResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchRoom not implemented")
 }
 func (UnimplementedPodServiceServer) mustEmbedUnimplementedPodServiceServer() {}
 func (UnimplementedPodServiceServer) testEmbeddedByValue()                    {}
@@ -123,6 +152,17 @@ func _PodService_ReservePod_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PodService_WatchRoom_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRoomRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PodServiceServer).WatchRoom(m, &grpc.GenericServerStream[WatchRoomRequest, WatchRoomResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PodService_WatchRoomServer = grpc.ServerStreamingServer[WatchRoomResponse]
+
 // PodService_ServiceDesc is the grpc.ServiceDesc for PodService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -135,6 +175,12 @@ var PodService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _PodService_ReservePod_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchRoom",
+			Handler:       _PodService_WatchRoom_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "orlop/pod/v1/pod.proto",
 }

@@ -21,9 +21,12 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 	dependency(&list, "ProvisioningReady", "ProvisioningReady", o.provisioningProblem)
 	dependency(&list, "VirtualMachineIPAddressReady", "VirtualMachineIPAddressReady", o.addressProblem)
 	dependency(&list, "VirtualMachineMACAddressReady", "VirtualMachineMACAddressReady", o.macProblem)
-	if o.sight.State.Alive() {
+	switch {
+	case o.sight.State.Alive():
 		list.True("PodStarted", "PodStarted", "")
-	} else {
+	case o.startProblem != nil && o.startProblem.reason == reasonNotStarted:
+		list.False("PodStarted", reasonNotStarted, o.startProblem.message)
+	default:
 		list.False("PodStarted", "PodNotFound", "")
 	}
 	running(&list, o, phase)

@@ -107,6 +107,9 @@ func (r *Reconciler) holdBack(vm *vmv1.VirtualMachine, o *observation) time.Dura
 	if o.record.NotBefore == nil || !r.Now().Before(*o.record.NotBefore) {
 		return 0
 	}
+	if failure != nil && failure.Reason == reasonNotStarted && !r.isRefused(vm) {
+		return 0
+	}
 	if failure != nil {
 		o.startProblem = &problem{failure.Reason, failure.Message}
 	}

@@ -19,6 +19,8 @@ const (
 	// migrationSoon one that is about to end.
 	migrationPoll = time.Second
 	migrationSoon = 100 * time.Millisecond
+	// quotaPoll is how often one is tried that a quota does not allow.
+	quotaPoll = 10 * time.Second
 )
 
 // moves reports whether a migration comes first. One that can't be asked does not
@@ -77,15 +79,18 @@ func (r *Reconciler) schedule(ctx context.Context, vm *vmv1.VirtualMachine, o *o
 	if len(local) > 0 {
 		return r.stay(ctx, vm, o, migration.ReasonNotShared, strings.Join(local, ", ")+" can be used on "+m.Source+" only.")
 	}
-	r.placing.Lock()
-	defer r.placing.Unlock()
-	records, err := r.Power.All(ctx)
-	if err != nil {
+	o.again = migrationPoll
+	if waits, err := r.queue(ctx, vm, o); err != nil || waits {
 		return err
 	}
-	o.again = migrationPoll
-	if leaving := leavers(records, m.Source); leaving >= r.Migration.PerNode {
-		return r.wait(ctx, vm, o, migration.ReasonPending, fmt.Sprintf("Waits for its turn: %d VMs leave %s already.", leaving, m.Source))
+	if refusal := r.mayMove(ctx, vm, o); refusal != "" {
+		o.again = quotaPoll
+		return r.wait(ctx, vm, o, migration.ReasonQuota, refusal)
+	}
+	r.placing.Lock()
+	defer r.placing.Unlock()
+	if waits, err := r.queue(ctx, vm, o); err != nil || waits {
+		return err
 	}
 	target, err := r.pickOther(ctx, vm, o, m.NodeSelector)
 	switch {
@@ -133,14 +138,23 @@ func (r *Reconciler) wait(ctx context.Context, vm *vmv1.VirtualMachine, o *obser
 	return r.Power.Put(ctx, vm.GetMetadata().GetUid(), o.record)
 }
 
-func leavers(records []*power.Record, source string) int {
-	count := 0
+// queue reports whether a VM waits for others to leave its node first.
+func (r *Reconciler) queue(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (waits bool, err error) {
+	source := o.record.Migration.Source
+	records, err := r.Power.All(ctx)
+	if err != nil {
+		return false, err
+	}
+	leaving := 0
 	for _, record := range records {
 		if m := record.Migration; m.Active() && m.Source == source && m.Target != "" {
-			count++
+			leaving++
 		}
 	}
-	return count
+	if leaving < r.Migration.PerNode {
+		return false, nil
+	}
+	return true, r.wait(ctx, vm, o, migration.ReasonPending, fmt.Sprintf("Waits for its turn: %d VMs leave %s already.", leaving, source))
 }
 
 // pickOther picks a node for a VM other than the one where it is, with those

@@ -14,7 +14,7 @@ import (
 	"orlop.dev/services/vm/internal/placement"
 )
 
-// waiting are the VMs that found no room when they were last looked at.
+// waiting are VMs that found no room when they were last looked at.
 type waiting struct {
 	mu   sync.Mutex
 	keys map[resource.Key]bool
@@ -35,17 +35,36 @@ func (w *waiting) remove(key resource.Key) {
 	delete(w.keys, key)
 }
 
+func (w *waiting) has(key resource.Key) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.keys[key]
+}
+
+// list returns those that wait, take those among them that match, and forgets
+// them.
+func (w *waiting) list() []resource.Key {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Collect(maps.Keys(w.keys))
+}
+
+func (w *waiting) take(match func(resource.Key) bool) []resource.Key {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var taken []resource.Key
+	for key := range w.keys {
+		if match(key) {
+			taken = append(taken, key)
+			delete(w.keys, key)
+		}
+	}
+	return taken
+}
+
 // Waiting lists the VMs that wait for room on a node: whoever sees that a node,
 // or a VM on it, has changed wakes them.
-func (r *Reconciler) Waiting() []resource.Key {
-	r.waiting.mu.Lock()
-	defer r.waiting.mu.Unlock()
-	keys := make([]resource.Key, 0, len(r.waiting.keys))
-	for key := range r.waiting.keys {
-		keys = append(keys, key)
-	}
-	return keys
-}
+func (r *Reconciler) Waiting() []resource.Key { return r.waiting.list() }
 
 // place chooses a node and writes down all that the instance is to be.
 func (r *Reconciler) place(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {

@@ -8,6 +8,7 @@ import (
 
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
+	"orlop.dev/kit/resource"
 	"orlop.dev/services/vm/internal/power"
 )
 
@@ -27,6 +28,9 @@ type Pods interface {
 	// Reserve has the Pod of an instance made that is about to run. Class Exhausted,
 	// in Kubernetes' own words, where a quota does not allow it. Idempotent.
 	Reserve(ctx context.Context, pod Pod) error
+	// MayMove makes nothing, and fails as Reserve does where Kubernetes would not
+	// allow a Pod like that of an instance in its place, on another node.
+	MayMove(ctx context.Context, pod Pod) error
 }
 
 // Pod is what an instance takes of its node. Memory is a quantity as in the spec.
@@ -34,7 +38,11 @@ type Pod struct {
 	Namespace, VirtualMachine, Name, Node string
 	MilliCPU, Cores                       int64
 	Memory                                string
+	OverheadBytes                         int64
 }
+
+// reasonNotStarted is that of an instance that nothing lets run.
+const reasonNotStarted = "PodNotStarted"
 
 // reserve has a placed instance counted before it runs. Where nobody can be asked
 // it runs all the same: a host that starts again starts its VMs before Kubernetes.
@@ -42,15 +50,45 @@ func (r *Reconciler) reserve(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 	if r.Pods == nil {
 		return nil
 	}
-	meta, spec := vm.GetMetadata(), vm.GetSpec()
-	err := r.Pods.Reserve(ctx, Pod{
-		Namespace: meta.GetNamespace(), VirtualMachine: meta.GetName(), Name: podName(vm, o.record, o.record.Node), Node: o.record.Node,
-		MilliCPU: milliCPUOf(spec), Cores: int64(spec.GetCpu().GetCores()), Memory: spec.GetMemory().GetSize(),
-	})
-	if fault.Is(err, fault.Exhausted) {
-		return err
+	err := r.Pods.Reserve(ctx, r.podOf(vm, o, vm.GetSpec()))
+	if !fault.Is(err, fault.Exhausted) {
+		r.refused.remove(resource.KeyOf(vm))
+		return nil
 	}
-	return nil
+	r.refused.add(resource.KeyOf(vm))
+	return fault.Wrap(err, fault.Exhausted, reasonNotStarted, "%s", fault.From(err).Message)
+}
+
+// mayMove says what does not allow a VM to be counted on another node; empty where
+// nothing does, or nobody can be asked.
+func (r *Reconciler) mayMove(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) string {
+	if r.Pods == nil {
+		return ""
+	}
+	err := r.Pods.MayMove(ctx, r.podOf(vm, o, o.applied))
+	if !fault.Is(err, fault.Exhausted) {
+		return ""
+	}
+	r.refused.add(resource.KeyOf(vm))
+	return fault.From(err).Message
+}
+
+// isRefused reports whether nothing is known that might let a VM have a Pod that
+// was refused one.
+func (r *Reconciler) isRefused(vm *vmv1.VirtualMachine) bool { return r.refused.has(resource.KeyOf(vm)) }
+
+func (r *Reconciler) podOf(vm *vmv1.VirtualMachine, o *observation, spec *vmv1.VirtualMachineSpec) Pod {
+	meta := vm.GetMetadata()
+	return Pod{
+		Namespace: meta.GetNamespace(), VirtualMachine: meta.GetName(), Name: podName(vm, o.record, o.record.Node), Node: o.record.Node,
+		MilliCPU: milliCPUOf(spec), Cores: int64(spec.GetCpu().GetCores()), Memory: spec.GetMemory().GetSize(), OverheadBytes: r.Overhead(spec),
+	}
+}
+
+// Allowed lists the VMs of a namespace that were refused a Pod, which may be tried
+// again: there they are not held back any longer.
+func (r *Reconciler) Allowed(namespace string) []resource.Key {
+	return r.refused.take(func(key resource.Key) bool { return key.Namespace == namespace })
 }
 
 func podName(vm *vmv1.VirtualMachine, record *power.Record, node string) string {

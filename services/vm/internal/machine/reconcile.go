@@ -64,7 +64,9 @@ type Reconciler struct {
 	watchdog migration.Watchdog
 	// placing makes choosing a node and writing it down one step.
 	placing sync.Mutex
-	waiting waiting
+	// waiting are the VMs that no node has room for, refused those that Kubernetes
+	// does not allow a Pod.
+	waiting, refused waiting
 }
 
 // observation is what one look at a VM found, and all that its status is made
@@ -136,6 +138,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, vm *vmv1.VirtualMachine) (re
 	}
 	gone, err := r.drive(ctx, vm, o)
 	if gone && err == nil {
+		r.refused.remove(resource.KeyOf(vm))
 		return reconcile.Result{Finalized: true}, nil
 	}
 	return reconcile.Result{Status: r.status(vm, o), After: o.again}, err

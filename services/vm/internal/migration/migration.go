@@ -111,6 +111,7 @@ func (s Settings) Limits(converge bool) Limits {
 // Reasons of the condition Completed of an operation.
 const (
 	ReasonPending       = "MigrationPending"
+	ReasonQuota         = "QuotaExceeded"
 	ReasonScheduling    = "TargetScheduling"
 	ReasonUnschedulable = "TargetUnschedulable"
 	ReasonPreparing     = "TargetPreparing"

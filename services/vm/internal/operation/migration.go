@@ -87,7 +87,7 @@ func (r *Reconciler) follow(ctx context.Context, op *vmv1.VirtualMachineOperatio
 		phase = vmv1.OperationPhase_Completed
 	case m.Ended != nil:
 		phase = vmv1.OperationPhase_Failed
-	case reason == migration.ReasonPending:
+	case reason == migration.ReasonPending, reason == migration.ReasonQuota:
 		phase = vmv1.OperationPhase_Pending
 	}
 	result := r.result(op, phase, reason, message)

@@ -39,14 +39,7 @@ func (s *Secrets) Secret(ctx context.Context, namespace, name string) (*secretv1
 // Run tells of changes until ctx ends. Each watch begins with all Secrets that
 // there are, so that nothing is missed in between.
 func (s *Secrets) Run(ctx context.Context) error {
-	for {
-		s.follow(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(secretPause):
-		}
-	}
+	return repeat(ctx, secretPause, func() { s.follow(ctx) })
 }
 
 func (s *Secrets) follow(ctx context.Context) {
@@ -55,6 +48,18 @@ func (s *Secrets) follow(ctx context.Context) {
 		var response *secretv1.WatchSecretsResponse
 		if response, err = stream.Recv(); err == nil {
 			s.changed(resource.Key{Namespace: response.GetNamespace(), Name: response.GetName()})
+		}
+	}
+}
+
+// repeat does something until ctx ends, with pauses.
+func repeat(ctx context.Context, pause time.Duration, do func()) error {
+	for {
+		do()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
 		}
 	}
 }
