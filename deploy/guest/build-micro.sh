@@ -35,9 +35,7 @@ package_names() { awk '!/^#/ && NF { print $1 }' "$here/micro/packages.txt"; }
 fetch_all() { # CACHE; sets debs and kernel_deb
 	local cache=$1 names kernel
 	mapfile -t names < <(package_names)
-	if [ -z "$(find "$cache/apt/refreshed" -mmin -1440 -print 2>/dev/null)" ]; then
-		refresh "$cache" || [ -e "$cache/apt/refreshed" ] || fail "can't read Debian's package lists"
-	fi
+	refresh_daily "$cache"
 	kernel=$(private_apt "$cache" apt-cache depends linux-image-cloud-amd64 |
 		awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }')
 	[ -n "$kernel" ] || fail "Debian's package lists name no cloud kernel"

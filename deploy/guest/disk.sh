@@ -1,6 +1,7 @@
 # Sourced by the build scripts: makes a bootable disk from folders, with plain
 # files only: no loop device, no mount. BIOS boots by syslinux, UEFI by
-# systemd-boot; both take the kernel and the initrd from the first partition.
+# systemd-boot, unless a guest has its own way; all take the kernel and the initrd
+# from the first partition.
 # shellcheck shell=bash
 
 readonly sector=512 boot_start=2048
@@ -32,7 +33,9 @@ make_boot() { # IMAGE KIB DIR
 	local part=$1.boot
 	rm -f "$part"
 	mkfs.vfat -C --invariant -n ORLOP-BOOT -h "$boot_start" "$part" "$2" >/dev/null
-	mmd -i "$part" ::/EFI ::/EFI/BOOT ::/loader ::/loader/entries
+	(cd "$3" && find . -mindepth 1 -type d | LC_ALL=C sort | while read -r dir; do
+		mmd -i "$part" "::${dir#.}"
+	done)
 	(cd "$3" && find . -type f | LC_ALL=C sort | while read -r file; do
 		mcopy -m -i "$part" "$file" "::${file#.}"
 	done)

@@ -54,6 +54,13 @@ refresh() {
 	private_apt "$cache" apt-get update && touch "$cache/apt/refreshed"
 }
 
+# refresh_daily CACHE: the same at most once a day; old lists serve where it fails.
+refresh_daily() {
+	if [ -z "$(find "$1/apt/refreshed" -mmin -1440 -print 2>/dev/null)" ]; then
+		refresh "$1" || [ -e "$1/apt/refreshed" ] || fail "can't read Debian's package lists"
+	fi
+}
+
 # fetch CACHE PACKAGE...: has the packages in CACHE/debs, and prints their
 # paths in the same order. Only what is not there yet is downloaded.
 fetch() {

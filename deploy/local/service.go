@@ -214,7 +214,7 @@ func (d *daemon) newVM(ctx context.Context, conn *grpc.ClientConn) (serve.Part, 
 		KeepOldQEMU: d.settings.KeepOldQEMU, RebalanceEvery: d.settings.RebalanceEvery,
 		Migration: vm.Migration{
 			BytesPerSecond: bandwidth, ProgressTimeout: d.settings.MigrationProgressTimeout,
-			CompletionTimeoutPerGiB: d.settings.MigrationCompletionTimeout,
+			CompletionTimeoutPerGiB: d.settings.MigrationCompletionTimeout, CopyDisks: d.settings.CopyLocalDisks,
 		},
 		MilliCPU:    int64(float64(runtime.NumCPU()) * 1000 * d.settings.CPUOvercommit),
 		MemoryBytes: int64(float64(memory) * d.settings.MemoryOvercommit),

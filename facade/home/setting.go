@@ -93,6 +93,9 @@ type Settings struct {
 	MigrationProgressTimeout, MigrationCompletionTimeout time.Duration
 	// RebalanceEvery is how often the load of the nodes is evened out; 0 is never.
 	RebalanceEvery time.Duration
+	// CopyLocalDisks lets VMs move whose disks are of a class that binds them to a
+	// node: the disks are copied.
+	CopyLocalDisks bool
 	// KeepOldQEMU leaves VMs that an older QEMU runs where they are.
 	KeepOldQEMU bool
 	// Verbose logs details.
@@ -144,6 +147,7 @@ func (s *Settings) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.MigrationBandwidth, "migration-bandwidth", s.MigrationBandwidth, "how many bytes of memory a live migration sends a second; 0 for no limit")
 	fs.DurationVar(&s.MigrationProgressTimeout, "migration-progress-timeout", s.MigrationProgressTimeout, "after how long without progress a live migration is aborted")
 	fs.DurationVar(&s.RebalanceEvery, "rebalance-every", s.RebalanceEvery, "how often VMs are moved from full nodes to emptier ones; 0 is never")
+	fs.BoolVar(&s.CopyLocalDisks, "copy-local-disks", s.CopyLocalDisks, "let VMs move that have disks of class local-wffc: the disks are copied while the guest runs")
 	fs.BoolVar(&s.KeepOldQEMU, "keep-old-qemu", s.KeepOldQEMU, "don't move running VMs into a newer QEMU that was installed since")
 	fs.DurationVar(&s.MigrationCompletionTimeout, "migration-completion-timeout", s.MigrationCompletionTimeout, "how long a live migration may take, for each GiB of memory")
 	fs.BoolVar(&s.Verbose, "verbose", s.Verbose, "log details")

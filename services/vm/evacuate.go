@@ -94,7 +94,7 @@ func (s *Service) movable(ctx context.Context) func(*placement.Guest) bool {
 			return false
 		}
 		record, err := s.survey.Power.Get(ctx, g.UID())
-		return err == nil && len(record.Pinned) == 0 && !record.Migration.Active()
+		return err == nil && (len(record.Pinned) == 0 || s.rules.Migration.CopyDisks) && !record.Migration.Active()
 	}
 }
 

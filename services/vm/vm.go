@@ -195,7 +195,7 @@ func (s *Service) keep(opts Options) error {
 	s.survey = &placement.Survey{
 		Nodes: s.nodes.All, Machines: func(visit func(*vmv1.VirtualMachine)) error { return s.machines.Each("", visit) }, Class: s.Class, Cluster: s.nodes.Cluster, Power: records,
 	}
-	s.mover = &relocation.Mover{Operations: s.allOperations, Create: s.createOperation, Now: time.Now}
+	s.mover = &relocation.Mover{Operations: s.allOperations, Create: s.createOperation, Now: time.Now, CopyDisks: opts.Migration.CopyDisks}
 	s.rules = &machine.Reconciler{
 		Classes: s, Devices: s.devices, Allocator: peer.NewAllocator(opts.Networks), Addresses: s.addresses, MACs: s.macs, Engine: s.engine,
 		Rest: s.quiesce, NonVolatile: s.engine, Processor: processor, Overhead: local.Overhead(s.host),

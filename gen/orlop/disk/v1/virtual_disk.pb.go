@@ -1432,7 +1432,16 @@ type Volume struct {
 	Node string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
 	// The size that the volume is to have: above virtual_bytes where it is to grow,
 	// which a holder that has it open does itself.
-	WantedBytes   int64 `protobuf:"varint,6,opt,name=wanted_bytes,json=wantedBytes,proto3" json:"wanted_bytes,omitempty"`
+	WantedBytes int64 `protobuf:"varint,6,opt,name=wanted_bytes,json=wantedBytes,proto3" json:"wanted_bytes,omitempty"`
+	// For a holder with a target node that does not reach the volume: path of an empty
+	// file, of the same size and format and standing on nothing, that the volume is to
+	// be copied into; empty until it is made. Claims without that target node end the
+	// copying: the file then is the volume, on the target node, if target_mark is
+	// there, and goes if it is not.
+	TargetPath string `protobuf:"bytes,7,opt,name=target_path,json=targetPath,proto3" json:"target_path,omitempty"`
+	// Path of a file that the holder makes, durably, before anything is written to
+	// target_path alone.
+	TargetMark    string `protobuf:"bytes,8,opt,name=target_mark,json=targetMark,proto3" json:"target_mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1507,6 +1516,20 @@ func (x *Volume) GetWantedBytes() int64 {
 		return x.WantedBytes
 	}
 	return 0
+}
+
+func (x *Volume) GetTargetPath() string {
+	if x != nil {
+		return x.TargetPath
+	}
+	return ""
+}
+
+func (x *Volume) GetTargetMark() string {
+	if x != nil {
+		return x.TargetMark
+	}
+	return ""
 }
 
 var File_orlop_disk_v1_virtual_disk_proto protoreflect.FileDescriptor
@@ -1649,14 +1672,18 @@ const file_orlop_disk_v1_virtual_disk_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\x0e2\x1e.orlop.meta.v1.EventType.ValueR\x04type\x122\n" +
 	"\x06object\x18\x02 \x01(\v2\x1a.orlop.disk.v1.VirtualDiskR\x06object\x12)\n" +
 	"\x10resource_version\x18\x03 \x01(\tR\x0fresourceVersion\x12\x14\n" +
-	"\x05store\x18\x04 \x01(\tR\x05store\"\xd1\x01\n" +
+	"\x05store\x18\x04 \x01(\tR\x05store\"\x93\x02\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\tR\x06format\x12#\n" +
 	"\rvirtual_bytes\x18\x03 \x01(\x03R\fvirtualBytes\x12?\n" +
 	"\x1cpersistent_volume_claim_name\x18\x04 \x01(\tR\x19persistentVolumeClaimName\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12!\n" +
-	"\fwanted_bytes\x18\x06 \x01(\x03R\vwantedBytes2\xcd\t\n" +
+	"\fwanted_bytes\x18\x06 \x01(\x03R\vwantedBytes\x12\x1f\n" +
+	"\vtarget_path\x18\a \x01(\tR\n" +
+	"targetPath\x12\x1f\n" +
+	"\vtarget_mark\x18\b \x01(\tR\n" +
+	"targetMark2\xcd\t\n" +
 	"\x12VirtualDiskService\x12\x9d\x01\n" +
 	"\x11CreateVirtualDisk\x12'.orlop.disk.v1.CreateVirtualDiskRequest\x1a\x1a.orlop.disk.v1.VirtualDisk\"C\x82\xd3\xe4\x93\x02=:\fvirtual_disk\"-/v1alpha2/namespaces/{namespace}/virtualdisks\x12\x85\x01\n" +
 	"\x0eGetVirtualDisk\x12\x19.orlop.meta.v1.GetRequest\x1a\x1a.orlop.disk.v1.VirtualDisk\"<\x82\xd3\xe4\x93\x026\x124/v1alpha2/namespaces/{namespace}/virtualdisks/{name}\x12\xa8\x01\n" +

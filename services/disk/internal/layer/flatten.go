@@ -49,14 +49,14 @@ func (s *Store) Flatten(ctx context.Context, id string, depth int, idle func() b
 	if err != nil || m == nil {
 		return false, err
 	}
-	if err := s.free(old); err != nil {
+	if err := errors.Join(old.settled(), s.free(old)); err != nil {
 		return false, err
 	}
 	before, err := fingerprint(m.files[0].Path)
 	if err != nil {
 		return false, err
 	}
-	fresh := record{VirtualBytes: old.VirtualBytes, File: newFile(id), Base: m.below.Base, BaseFormat: m.below.BaseFormat, Layer: m.below.Layer, Made: true}
+	fresh := record{VirtualBytes: old.VirtualBytes, File: newFile(id), Base: m.below.Base, BaseFormat: m.below.BaseFormat, Layer: m.below.Layer, Place: old.Place, Made: true}
 	if err := s.writeMerged(ctx, m, fresh); err != nil {
 		return false, err
 	}

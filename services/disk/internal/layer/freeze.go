@@ -49,7 +49,7 @@ func (s *Store) Freeze(ctx context.Context, f Freezing) error {
 		return err
 	}
 	if !found {
-		if err := s.free(r); err != nil {
+		if err := errors.Join(r.settled(), s.free(r)); err != nil {
 			return err
 		}
 		if frozen, _, err = s.split(f, r); err != nil {
@@ -80,7 +80,7 @@ func (s *Store) BeginFreeze(ctx context.Context, f Freezing) (Layer, error) {
 	}
 	f.open = true
 	if !found {
-		if err := s.shallow(r); err != nil {
+		if err := errors.Join(r.settled(), s.shallow(r)); err != nil {
 			return Layer{}, err
 		}
 		if frozen, r, err = s.split(f, r); err != nil {
@@ -159,11 +159,11 @@ func (s *Store) Layer(_ context.Context, layer string) (Layer, bool, error) {
 // layer. A layer whose file is still the volume's own was never frozen.
 func (s *Store) split(f Freezing, r record) (frozen, top record, err error) {
 	frozen = r
-	frozen.Made, frozen.Kept, frozen.Switching = false, f.Keep, f.open
+	frozen.Made, frozen.Kept, frozen.Switching, frozen.Place = false, f.Keep, f.open, ""
 	if err := s.writeLayer(f.Layer, frozen); err != nil {
 		return frozen, top, err
 	}
-	top = record{VirtualBytes: r.VirtualBytes, File: newFile(f.Volume), Layer: f.Layer, Made: true}
+	top = record{VirtualBytes: r.VirtualBytes, File: newFile(f.Volume), Layer: f.Layer, Place: r.Place, Made: true}
 	if err = s.createEmpty(top); err == nil {
 		err = s.replace(f.Volume, top)
 	}

@@ -28,6 +28,13 @@ type record struct {
 	BaseFormat string `json:"baseFormat,omitempty"`
 	Layer      string `json:"layer,omitempty"`
 
+	// Place is where a volume is that was copied there, in the caller's words; empty
+	// where it was made. Mirror is the file of a copy in the making, MirrorPlace where
+	// that is to be.
+	Place       string `json:"place,omitempty"`
+	Mirror      string `json:"mirror,omitempty"`
+	MirrorPlace string `json:"mirrorPlace,omitempty"`
+
 	// Made is a volume whose file was whole once: without it, it is lost.
 	Made bool `json:"made,omitempty"`
 	// Kept is a layer that somebody asked for by name.
@@ -143,6 +150,9 @@ func (g graph) files() map[string]bool {
 	for _, records := range []map[string]record{g.volumes, g.layers} {
 		for _, r := range records {
 			names[r.File] = true
+			if r.Mirror != "" {
+				names[r.Mirror] = true
+			}
 		}
 	}
 	return names

@@ -22,7 +22,7 @@ func (s *Store) Revert(ctx context.Context, id, layer string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.free(old); err != nil {
+	if err := errors.Join(old.settled(), s.free(old)); err != nil {
 		return err
 	}
 	below, found, err := s.layer(layer)
@@ -35,7 +35,7 @@ func (s *Store) Revert(ctx context.Context, id, layer string) error {
 		return fmt.Errorf("layer %s: %w", layer, ErrBusy)
 	}
 	fresh := record{
-		VirtualBytes: max(old.VirtualBytes, below.VirtualBytes), File: newFile(id), Layer: layer, Made: true,
+		VirtualBytes: max(old.VirtualBytes, below.VirtualBytes), File: newFile(id), Layer: layer, Place: old.Place, Made: true,
 	}
 	if err := s.createEmpty(fresh); err != nil {
 		return err

@@ -53,6 +53,10 @@ type Volume struct {
 	VirtualBytes int64
 	// Lost is a volume that was whole and of which a file is gone.
 	Lost bool
+	// Place is where it was copied to, in the words of BeginMirror; empty where it was
+	// made. Mirror is its copy in the making; the zero value for none.
+	Place  string
+	Mirror Mirror
 }
 
 // Errors that callers can do something about. A full file system is
@@ -88,7 +92,10 @@ func Open(dir string, logger *slog.Logger) (*Store, error) {
 			return nil, err
 		}
 	}
-	return s, s.recover()
+	if err := s.recover(); err != nil {
+		return nil, err
+	}
+	return s, s.endMirrors()
 }
 
 func (s *Store) volumes() string { return filepath.Join(s.dir, "volumes") }
@@ -112,7 +119,7 @@ func (s *Store) Lookup(_ context.Context, id string) (Volume, bool, error) {
 	if err != nil || !found {
 		return Volume{}, false, err
 	}
-	volume := Volume{Path: s.filePath(r), VirtualBytes: r.VirtualBytes}
+	volume := Volume{Path: s.filePath(r), VirtualBytes: r.VirtualBytes, Place: r.Place, Mirror: s.mirrorOf(r)}
 	if volume.Lost, err = s.lost(r); err != nil {
 		return Volume{}, false, err
 	}
@@ -282,8 +289,14 @@ func (s *Store) forget(id string, r record) error {
 	if err := s.erase(s.volumes(), id); err != nil {
 		return err
 	}
-	if err := remove(s.filePath(r)); err != nil {
-		return err
+	files := []string{s.filePath(r)}
+	if mirror := s.mirrorOf(r); mirror.Path != "" {
+		files = append(files, mirror.Path, mirror.Mark)
+	}
+	for _, file := range files {
+		if err := remove(file); err != nil {
+			return err
+		}
 	}
 	return s.letGo(r.below())
 }

@@ -55,12 +55,22 @@ func (r *Reconciler) reach(ctx context.Context, disk *diskv1.VirtualDisk, holder
 	if refusal != nil {
 		return nil, refusal
 	}
+	if holder.GetActive() && volume.Mirror.Place != "" && holder.GetTargetNode() != volume.Mirror.Place {
+		// Which of both is the volume must be known before anybody uses it.
+		if volume, err = r.endMirror(ctx, uid); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case found && !volume.Lost:
-		return &diskv1.Volume{
-			Path: volume.Path, Format: layer.Format, VirtualBytes: volume.VirtualBytes, Node: record.Node,
+		answer := &diskv1.Volume{
+			Path: volume.Path, Format: layer.Format, VirtualBytes: volume.VirtualBytes, Node: nodeOf(volume, record),
 			WantedBytes: max(wanted, volume.VirtualBytes),
-		}, nil
+		}
+		if place := holder.GetTargetNode(); place != "" && place == volume.Mirror.Place {
+			answer.TargetPath, answer.TargetMark = volume.Mirror.Path, volume.Mirror.Mark
+		}
+		return answer, nil
 	case !holder.GetActive():
 		return &diskv1.Volume{}, nil
 	case found || record.Made != nil:

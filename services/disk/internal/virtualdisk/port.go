@@ -20,6 +20,10 @@ type Volumes interface {
 	Measure(ctx context.Context, id string) (int64, error)
 	Make(ctx context.Context, id string, base *layer.Base, virtualBytes int64) error
 	Grow(ctx context.Context, id string, virtualBytes int64) error
+	// BeginMirror makes the file that a volume is copied into for another place,
+	// EndMirror ends the copying, and knows how it went. Both idempotent.
+	BeginMirror(ctx context.Context, id, place string) error
+	EndMirror(ctx context.Context, id string) error
 	Remove(ctx context.Context, id string) error
 }
 

@@ -26,6 +26,9 @@ import (
 // no event may tell: a volume that comes back, a VM that makes it larger.
 const lookAgain = 10 * time.Second
 
+// mirrorAgain is how soon a volume is looked at that can't be copied yet.
+const mirrorAgain = time.Second
+
 // inspectEvery is how often a disk is looked at that lacks nothing: nobody tells
 // of data that is gone.
 const inspectEvery = time.Minute
@@ -123,16 +126,22 @@ func (r *Reconciler) step(ctx context.Context, disk *diskv1.VirtualDisk, o *obse
 	return r.create(ctx, disk, o)
 }
 
-// keep looks after a volume that is there: it grows with its spec.
+// keep looks after a volume that is there: it grows with its spec, and is copied
+// to the node that its VM moves to.
 func (r *Reconciler) keep(ctx context.Context, disk *diskv1.VirtualDisk, o *observation) error {
 	if err := r.settle(ctx, disk, o); err != nil {
+		return err
+	}
+	if err := r.mirror(ctx, disk, o); err != nil {
 		return err
 	}
 	wanted, refusal := wantedSize(disk)
 	if refusal != nil {
 		return refusal
 	}
-	o.again = inspectEvery
+	if o.again == 0 {
+		o.again = inspectEvery
+	}
 	o.wantedBytes = max(wanted, o.volume.VirtualBytes)
 	if o.wantedBytes == o.volume.VirtualBytes {
 		return nil

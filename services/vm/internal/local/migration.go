@@ -12,12 +12,17 @@ import (
 )
 
 // Prepare implements migration.Engine.
-func (e *Engine) Prepare(ctx context.Context, uid, attempt string, port *networkv1.Port) error {
+func (e *Engine) Prepare(ctx context.Context, uid, attempt string, port *networkv1.Port, copies []migration.Copy) error {
 	tap := ""
 	if port.GetMode() == networkv1.PortMode_Tap {
 		tap = port.GetTap()
 	}
-	return migrationFault(e.qemu.Receive(ctx, uid, attempt, tap))
+	files := make([]qemu.Copy, 0, len(copies))
+	for _, c := range copies {
+		_, id := nameOf(c.Device)
+		files = append(files, qemu.Copy{Disk: id, Path: c.Path, Mark: c.Mark})
+	}
+	return migrationFault(e.qemu.Receive(ctx, uid, attempt, tap, files))
 }
 
 // Send implements migration.Engine.
@@ -38,6 +43,7 @@ func (e *Engine) Progress(ctx context.Context, uid, attempt string) (migration.S
 	return migration.Sight{
 		Stage: stageOf(t.State), TotalBytes: t.TotalBytes, RemainingBytes: t.RemainingBytes,
 		DirtyRate: t.DirtyRate, Rate: t.Rate, Rounds: t.Rounds, ThrottlePercent: t.ThrottlePercent,
+		Copying: t.Copying, CopiedBytes: t.CopiedBytes,
 		Elapsed: t.Elapsed, Downtime: t.Downtime, Failure: t.Failure,
 	}, nil
 }

@@ -41,7 +41,7 @@ func (r *Reconciler) conditions(vm *vmv1.VirtualMachine, o *observation, phase v
 	}
 	configuration(&list, o)
 	firmware(&list, o)
-	migrating(&list, o)
+	migrating(&list, o, r.Migration.CopyDisks)
 	relocating(&list, o)
 	if by := o.record.Maintenance; by != nil {
 		list.True("Maintenance", "RestoreInProgress", "The VM is kept off by "+by.Kind+" "+by.Name+" until it is restored.")
@@ -60,14 +60,14 @@ func firmware(list *condition.List, o *observation) {
 	list.True(name, "FirmwareUpToDate", "")
 }
 
-func migrating(list *condition.List, o *observation) {
+func migrating(list *condition.List, o *observation, copies bool) {
 	const can, not = "Migratable", "VirtualMachineNotMigratable"
 	switch {
 	case !o.sight.State.Alive():
 		list.False(can, not, "The VM does not run.")
 	case Immovable(o.applied) != "":
 		list.False(can, not, Immovable(o.applied))
-	case len(o.record.Pinned) > 0:
+	case len(o.record.Pinned) > 0 && !copies:
 		list.False(can, not, strings.Join(o.record.Pinned, ", ")+" can be used on "+o.record.Node+" only: "+
 			"its storage class has access mode ReadWriteOnce.")
 	default:

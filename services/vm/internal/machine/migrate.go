@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	metav1 "orlop.dev/gen/orlop/meta/v1"
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/fault"
@@ -76,7 +77,7 @@ func (r *Reconciler) schedule(ctx context.Context, vm *vmv1.VirtualMachine, o *o
 	if err != nil {
 		return err
 	}
-	if len(local) > 0 {
+	if len(local) > 0 && !r.Migration.CopyDisks {
 		return r.stay(ctx, vm, o, migration.ReasonNotShared, strings.Join(local, ", ")+" can be used on "+m.Source+" only.")
 	}
 	o.again = migrationPoll
@@ -181,18 +182,46 @@ func (r *Reconciler) prepareTarget(ctx context.Context, vm *vmv1.VirtualMachine,
 	holder := User(vm, o.record)
 	holder.TargetNode = m.Target
 	var port *networkv1.Port
+	var copies []migration.Copy
 	err := r.claimCard(ctx, vm, o)
 	if err == nil {
 		port, err = r.Addresses.Claim(ctx, o.plugged, holder)
 	}
 	if err == nil {
-		err = r.Migrations.Prepare(ctx, vm.GetMetadata().GetUid(), m.Operation, port)
+		copies, err = r.copies(ctx, o, holder)
+	}
+	if fault.Is(err, fault.NotReady) && r.Now().Sub(m.Began) < r.Migration.PreparationTimeout {
+		o.again = migrationSoon // they are being made
+		return nil
+	}
+	if err == nil {
+		err = r.Migrations.Prepare(ctx, vm.GetMetadata().GetUid(), m.Operation, port, copies)
 	}
 	if err != nil {
 		return r.giveUp(ctx, vm, o, err)
 	}
 	o.again = time.Nanosecond
 	return nil
+}
+
+// copies are the files that a VM's disks are copied into which its node alone
+// reaches. Class NotReady while one is not made yet.
+func (r *Reconciler) copies(ctx context.Context, o *observation, holder *metav1.Holder) ([]migration.Copy, error) {
+	var copies []migration.Copy
+	for _, ref := range usedRefs(o) {
+		if !slices.Contains(o.record.Pinned, describe(ref)) {
+			continue
+		}
+		device, err := r.Devices.Claim(ctx, ref, holder)
+		if err != nil {
+			return nil, err
+		}
+		if device.Copy.Path == "" {
+			return nil, fault.New(fault.NotReady, migration.ReasonPreparing, "%s has nothing yet that it can be copied into", describe(ref))
+		}
+		copies = append(copies, device.Copy)
+	}
+	return copies, nil
 }
 
 func (r *Reconciler) send(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {

@@ -20,8 +20,8 @@ type mortalMover struct {
 	wire *wire
 }
 
-func (m *mortalMover) Prepare(ctx context.Context, uid, attempt string, port *networkv1.Port) error {
-	return m.wire.around(ctx, "Migrations.Prepare", func() error { return m.Engine.Prepare(ctx, uid, attempt, port) })
+func (m *mortalMover) Prepare(ctx context.Context, uid, attempt string, port *networkv1.Port, copies []migration.Copy) error {
+	return m.wire.around(ctx, "Migrations.Prepare", func() error { return m.Engine.Prepare(ctx, uid, attempt, port, copies) })
 }
 
 func (m *mortalMover) Send(ctx context.Context, uid, attempt string, limits migration.Limits) error {
@@ -153,4 +153,53 @@ func TestAVMWithADiskOfItsNodeStays(t *testing.T) {
 	w.wantNode(source)
 	w.wantCondition("Migratable", "VirtualMachineNotMigratable", "")
 	w.wantCondition("Migrating", "LastMigrationFinishedWithError", "VirtualDisk root can be used on node-2 only.")
+}
+
+func TestAVMTakesDisksOfItsNodeAlong(t *testing.T) {
+	client := etcdtest.Start(t)
+	const disk = "VirtualDisk root"
+	for cutAt := 1; ; cutAt++ {
+		w := newWorld(t, client)
+		w.devices.nodes[disk] = "node-2"
+		engine, source, target := wantsToMove(w)
+		w.r.Migration.CopyDisks = true
+		ctx, cut := context.WithCancel(t.Context())
+		w.wire.steps, w.wire.cutAt, w.wire.cut = 0, cutAt, cut
+		for range 20 {
+			if _, _ = w.pass(ctx); ctx.Err() != nil {
+				break
+			}
+		}
+		died := ctx.Err() != nil
+		cut()
+		w.wire.cutAt = 0
+		for range 20 {
+			_, _ = w.pass(t.Context())
+		}
+		w.run()
+		w.wantNode(target)
+		w.wantCondition("Migratable", "VirtualMachineMigratable", "")
+		if len(engine.Copies) != 1 || engine.Copies[0].Path == "" || w.devices.nodes[disk] != target || len(w.devices.copies) > 0 {
+			t.Fatalf("step %d: copied %v from %s, the disk is on %s, %v", cutAt, engine.Copies, source, w.devices.nodes[disk], w.devices.copies)
+		}
+		if !died {
+			return
+		}
+	}
+}
+
+func TestADiskOfItsNodeStaysWhereTheMigrationFails(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	w.devices.nodes["VirtualDisk root"] = "node-2"
+	engine, source, _ := wantsToMove(w)
+	w.r.Migration.CopyDisks, engine.Stuck = true, true
+	for range 5 {
+		_, _ = w.pass(t.Context())
+	}
+	w.now = w.now.Add(w.r.Migration.ProgressTimeout + time.Second)
+	w.run()
+	w.wantNode(source)
+	if w.devices.nodes["VirtualDisk root"] != source || len(w.devices.copies) > 0 {
+		t.Errorf("the disk is on %s, %v", w.devices.nodes["VirtualDisk root"], w.devices.copies)
+	}
 }

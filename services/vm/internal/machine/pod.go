@@ -75,7 +75,9 @@ func (r *Reconciler) mayMove(ctx context.Context, vm *vmv1.VirtualMachine, o *ob
 
 // isRefused reports whether nothing is known that might let a VM have a Pod that
 // was refused one.
-func (r *Reconciler) isRefused(vm *vmv1.VirtualMachine) bool { return r.refused.has(resource.KeyOf(vm)) }
+func (r *Reconciler) isRefused(vm *vmv1.VirtualMachine) bool {
+	return r.refused.has(resource.KeyOf(vm))
+}
 
 func (r *Reconciler) podOf(vm *vmv1.VirtualMachine, o *observation, spec *vmv1.VirtualMachineSpec) Pod {
 	meta := vm.GetMetadata()

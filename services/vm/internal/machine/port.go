@@ -9,6 +9,7 @@ import (
 	networkv1 "orlop.dev/gen/orlop/network/v1"
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
 	"orlop.dev/kit/resource"
+	"orlop.dev/services/vm/internal/migration"
 )
 
 // Engine runs guests. Instances are known by their VM's UID.
@@ -72,6 +73,9 @@ type Device struct {
 	CDROM    bool
 	// Node is the only one that reaches the device; empty where every node does.
 	Node string
+	// Copy is the file that such a device is copied into for the target node that was
+	// claimed; its Path is empty until it is made.
+	Copy migration.Copy
 	// GrowTo is the size in bytes that a disk is to have, which it may have already;
 	// 0 for an image.
 	GrowTo int64

@@ -21,6 +21,7 @@ import (
 	"orlop.dev/kit/resource"
 	"orlop.dev/services/vm/internal/machine"
 	"orlop.dev/services/vm/internal/machine/machinetest"
+	"orlop.dev/services/vm/internal/migration"
 	"orlop.dev/services/vm/internal/node"
 	"orlop.dev/services/vm/internal/placement"
 	"orlop.dev/services/vm/internal/power"
@@ -63,7 +64,7 @@ func newWorld(t *testing.T, client *clientv3.Client) *world {
 		}},
 	}
 	w.devices = &devices{wire: w.wire, states: map[string]machine.DeviceState{}, holders: map[string][]*metav1.Holder{}}
-	w.devices.unmade, w.devices.nodes = map[string]bool{}, map[string]string{}
+	w.devices.unmade, w.devices.nodes, w.devices.copies = map[string]bool{}, map[string]string{}, map[string]string{}
 	w.secrets = secrets{}
 	w.addresses, w.macs = ipAddresses(w.wire), macAddresses(w.wire)
 	w.devices.add("VirtualDisk root")
@@ -302,6 +303,8 @@ type devices struct {
 	// that one node reaches.
 	unmade map[string]bool
 	nodes  map[string]string
+	// copies are where disks are copied to, empty while their files are made.
+	copies map[string]string
 	// wanted are the sizes that disks are to have.
 	wanted map[string]int64
 }
@@ -332,6 +335,7 @@ func (d *devices) Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *m
 	if d.unmade[name] {
 		device.Path = ""
 	}
+	d.copy(name, holder, &device)
 	return device, d.wire.around(ctx, "Devices.Claim"+use(holder), func() error {
 		for _, h := range d.holders[name] {
 			if holder.GetActive() && h.GetActive() && h.GetUid() != holder.GetUid() {
@@ -342,6 +346,25 @@ func (d *devices) Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *m
 		d.holders[name] = append(d.holders[name], holder)
 		return nil
 	})
+}
+
+// copy has a file ready, for a disk that one node reaches and a VM that leaves it,
+// when it is asked for a second time. The disk is where the VM then is.
+func (d *devices) copy(name string, holder *metav1.Holder, device *machine.Device) {
+	target, asked := d.copies[name]
+	switch node := d.nodes[name]; {
+	case node == "" || !holder.GetActive():
+	case holder.GetTargetNode() == "":
+		if target != "" {
+			d.nodes[name] = holder.GetNode()
+		}
+		delete(d.copies, name)
+	case !asked:
+		d.copies[name] = ""
+	default:
+		d.copies[name] = holder.GetTargetNode()
+		device.Copy = migration.Copy{Device: device.ID, Path: "/copies/" + name, Mark: "/marks/" + name}
+	}
 }
 
 func (d *devices) Release(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *metav1.Holder) error {

@@ -23,9 +23,10 @@ import (
 // whoever is killed, there is never more than one guest that runs, and the
 // source goes on unless the guest runs in the target.
 type Engine interface {
-	// Prepare makes the target of an instance: the same devices, plugged into that
-	// port. Idempotent. Class NotFound where there is no instance.
-	Prepare(ctx context.Context, uid, attempt string, port *networkv1.Port) error
+	// Prepare makes the target of an instance: the same devices, those that are
+	// copied in other files, plugged into that port. Idempotent. Class NotFound where
+	// there is no instance.
+	Prepare(ctx context.Context, uid, attempt string, port *networkv1.Port, copies []Copy) error
 	// Send begins to move the instance into its target. Idempotent. Class NotFound
 	// without a target.
 	Send(ctx context.Context, uid, attempt string, limits Limits) error
@@ -36,6 +37,11 @@ type Engine interface {
 	Abort(ctx context.Context, uid, attempt string) error
 }
 
+// Copy is a disk that its node alone reaches, and the empty file that it is copied
+// into for the target. Mark is a file that is made, durably, before the guest writes
+// to Path alone.
+type Copy struct{ Device, Path, Mark string }
+
 // Stage is how far an attempt is.
 type Stage string
 
@@ -43,7 +49,7 @@ type Stage string
 const (
 	Absent    Stage = "Absent"    // there is nothing of it
 	Prepared  Stage = "Prepared"  // the target waits
-	Syncing   Stage = "Syncing"   // memory is sent, while the guest runs
+	Syncing   Stage = "Syncing"   // disks are copied, or memory is sent, while the guest runs
 	Suspended Stage = "Suspended" // the guest stands still
 	Moved     Stage = "Moved"     // the guest runs in the target
 	Failed    Stage = "Failed"    // the guest stayed in the source
@@ -52,8 +58,12 @@ const (
 // Sight is one look at an attempt.
 type Sight struct {
 	Stage Stage
-	// The guest's memory in bytes: all, and what is still to be sent.
+	// The guest's memory in bytes: all, and what is still to be sent. While Copying is
+	// true they are those of its disks, which come first.
 	TotalBytes, RemainingBytes int64
+	Copying                    bool
+	// CopiedBytes are those of the disks that are copied, in all.
+	CopiedBytes int64
 	// What the guest writes and what is sent, in bytes a second.
 	DirtyRate, Rate int64
 	// Rounds counts how often memory was gone through.
@@ -85,12 +95,15 @@ type Settings struct {
 	// ProgressTimeout is how long as much memory may be left to send.
 	ProgressTimeout time.Duration
 	// CompletionTimeoutPerGiB is how long it may take in all, for each GiB of the
-	// guest's memory, of which it has at least one.
+	// guest's memory, of which it has at least one, and of its disks that are copied.
 	CompletionTimeoutPerGiB time.Duration
 	// PreparationTimeout is how long a target is looked for.
 	PreparationTimeout time.Duration
 	// PerNode is how many VMs leave a node at a time.
 	PerNode int
+	// CopyDisks lets VMs move that have disks which their node alone reaches: those
+	// are copied.
+	CopyDisks bool
 }
 
 // OrDefaults takes the platform's own time-outs and numbers for what is zero.
@@ -155,12 +168,14 @@ func Describe(m *power.Migration, sight Sight) (reason, message string, percent 
 }
 
 func describeSyncing(m *power.Migration, sight Sight) (reason, message string, percent int) {
-	// A round that sends what the round before left is nearer to the end, and yet
-	// may be followed by more.
-	percent = 10
-	if sight.TotalBytes > 0 {
-		done := 1 - float64(sight.RemainingBytes)/float64(sight.TotalBytes)
-		percent = 10 + int(math.Round(80*min(max(done, 0), 1)))
+	switch {
+	case sight.Copying:
+		return ReasonSyncing, fmt.Sprintf("Disks are copied to %s: %s of %s left.",
+			m.Target, bytes(sight.RemainingBytes), bytes(sight.TotalBytes)), progress(sight, 10, 50)
+	case sight.CopiedBytes > 0:
+		percent = progress(sight, 50, 90)
+	default:
+		percent = progress(sight, 10, 90)
 	}
 	message = fmt.Sprintf("Memory is sent to %s: %s of %s left, at %s a second.",
 		m.Target, bytes(sight.RemainingBytes), bytes(sight.TotalBytes), bytes(sight.Rate))
@@ -177,6 +192,16 @@ func describeSyncing(m *power.Migration, sight Sight) (reason, message string, p
 	return ReasonNotConverging, message, percent
 }
 
+// progress is how far between two percents a migration is. A round that sends what
+// the round before left is nearer to the end, and yet may be followed by more.
+func progress(sight Sight, from, to int) int {
+	if sight.TotalBytes <= 0 {
+		return from
+	}
+	done := 1 - float64(sight.RemainingBytes)/float64(sight.TotalBytes)
+	return from + int(math.Round(float64(to-from)*min(max(done, 0), 1)))
+}
+
 func bytes(n int64) string {
 	const mebibyte = 1 << 20
 	return resource.NewQuantity((n+mebibyte-1)/mebibyte*mebibyte, resource.BinarySI).String()
@@ -190,8 +215,9 @@ type Watchdog struct {
 }
 
 // mark is the least that was left to send, the most that the guest was slowed
-// down, and since when.
+// down, and since when; of disks or of memory.
 type mark struct {
+	copying   bool
 	remaining int64
 	throttle  int
 	since     time.Time
@@ -203,15 +229,16 @@ func (w *Watchdog) Overdue(s Settings, m *power.Migration, memoryBytes int64, si
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	last, known := w.seen[m.Operation]
-	if !known || sight.RemainingBytes < last.remaining || sight.ThrottlePercent > last.throttle {
-		last = mark{sight.RemainingBytes, sight.ThrottlePercent, now}
+	if !known || sight.Copying != last.copying || sight.RemainingBytes < last.remaining || sight.ThrottlePercent > last.throttle {
+		last = mark{sight.Copying, sight.RemainingBytes, sight.ThrottlePercent, now}
 		if w.seen == nil {
 			w.seen = map[string]mark{}
 		}
 		w.seen[m.Operation] = last
 	}
 	const gibibyte = 1 << 30
-	most := time.Duration(float64(s.CompletionTimeoutPerGiB) * max(1, float64(memoryBytes)/gibibyte))
+	size := max(1, float64(memoryBytes)/gibibyte) + float64(sight.CopiedBytes)/gibibyte
+	most := time.Duration(float64(s.CompletionTimeoutPerGiB) * size)
 	switch {
 	case m.Sending != nil && now.Sub(*m.Sending) > most:
 		return &power.Reason{Reason: ReasonNotConverging, Message: fmt.Sprintf("The migration did not end within %s, and was aborted: the VM stays on %s. %s", most, m.Source, advice(m))}

@@ -19,6 +19,7 @@ import (
 	"orlop.dev/kit/resource"
 	"orlop.dev/kit/resource/kind"
 	"orlop.dev/services/vm/internal/machine"
+	"orlop.dev/services/vm/internal/migration"
 )
 
 // Changed is told which object changed: a kind's name and a key.
@@ -142,6 +143,7 @@ func (d *Devices) Claim(ctx context.Context, ref *vmv1.BlockDeviceRef, holder *m
 		return machine.Device{
 			ID: machine.DeviceID(ref), Path: volume.GetPath(), Format: volume.GetFormat(),
 			Node: volume.GetNode(), GrowTo: volume.GetWantedBytes(),
+			Copy: migration.Copy{Device: machine.DeviceID(ref), Path: volume.GetTargetPath(), Mark: volume.GetTargetMark()},
 		}, err
 	}
 	blob := new(imagev1.Blob)

@@ -42,6 +42,8 @@ type record struct {
 	// Attempt names the migration that the process was made for, as its target;
 	// empty for one that was started.
 	Attempt string `json:",omitempty"`
+	// Copies are the files of such a target that its disks are copied into.
+	Copies []Copy `json:",omitempty"`
 	// Memory is the file of the saved memory that the process was made for; empty
 	// for one that boots.
 	Memory string `json:",omitempty"`

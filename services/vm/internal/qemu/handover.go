@@ -59,7 +59,7 @@ func (e *Engine) advance(ctx context.Context, id, attempt string) (Transfer, err
 		return Transfer{}, err
 	}
 	if m.Attempt == attempt {
-		return e.advanceSource(ctx, id, attempt, source)
+		return e.advanceSource(ctx, id, m, source)
 	}
 	if source.isGone() {
 		return Transfer{State: TransferNone}, nil
@@ -69,23 +69,35 @@ func (e *Engine) advance(ctx context.Context, id, attempt string) (Transfer, err
 
 // advanceSource decides by what a source says that was told to send, or by its
 // being gone.
-func (e *Engine) advanceSource(ctx context.Context, id, attempt string, source *Process) (Transfer, error) {
+func (e *Engine) advanceSource(ctx context.Context, id string, m move, source *Process) (Transfer, error) {
+	attempt := m.Attempt
 	info, err := source.sending(ctx)
+	if m.Copying {
+		info = migrateInfo{}
+	}
 	switch {
 	case errors.Is(err, ErrGone):
 		return e.handOver(ctx, id, attempt, migrateInfo{ErrorDesc: "the process that was to be moved ended"})
 	case err != nil:
 		return Transfer{}, err
-	case info.idle():
-		return e.waiting(ctx, id, attempt) // killed before it was told
 	case info.Status == "completed":
 		return e.handOver(ctx, id, attempt, info)
 	case info.failed():
 		message := cmp.Or(info.ErrorDesc, "it was "+info.Status)
 		return Transfer{State: TransferFailed, Failure: message}, e.fail(ctx, id, attempt, message)
 	}
+	peer, err := e.peerOf(id).record()
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return Transfer{}, err
+	}
+	if info.idle() && len(peer.Copies) == 0 {
+		return e.waiting(ctx, id, attempt) // killed before it was told
+	}
 	e.moves.watch(e, id, attempt, source)
-	return info.transfer(), nil
+	if len(peer.Copies) == 0 {
+		return info.transfer(), nil
+	}
+	return e.advanceWithCopies(ctx, id, attempt, source, peer.Copies, info)
 }
 
 // outcome is how an attempt ended, if it did.
@@ -127,6 +139,8 @@ func (e *Engine) handOver(ctx context.Context, id, attempt string, source migrat
 			return Transfer{}, err
 		case err == nil && info.Status == "completed":
 			return e.exchange(ctx, id, attempt, source)
+		case err == nil && source.Status == "completed" && info.listening():
+			return Transfer{State: TransferWaiting}, nil // the source had been sent to a file, and was killed before it was told
 		case err == nil && source.Status == "completed" && !info.failed():
 			return Transfer{State: TransferSwitching}, nil
 		}
@@ -176,8 +190,15 @@ func (e *Engine) finish(ctx context.Context, id string, source *migrateInfo) err
 	if err != nil {
 		return err
 	}
+	r, err := main.record()
+	if err != nil {
+		return err
+	}
+	if err := markCopies(r.Copies); err != nil {
+		return err
+	}
 	if !p.isGone() {
-		if err := p.wake(ctx); err != nil && !errors.Is(err, ErrGone) {
+		if err := p.takeOver(ctx, r.Copies); err != nil && !errors.Is(err, ErrGone) {
 			return err
 		}
 	}
@@ -186,10 +207,6 @@ func (e *Engine) finish(ctx context.Context, id string, source *migrateInfo) err
 	}
 	if !p.isGone() {
 		p.forwardPorts(ctx)
-	}
-	r, err := main.record()
-	if err != nil {
-		return err
 	}
 	if source != nil {
 		took := moved{ElapsedMillis: source.TotalTime, DowntimeMillis: source.Downtime}
@@ -200,21 +217,34 @@ func (e *Engine) finish(ctx context.Context, id string, source *migrateInfo) err
 	return main.remove(owedFile)
 }
 
+// takeOver lets a target that is the machine now go on with its disks.
+func (p *Process) takeOver(ctx context.Context, copies []Copy) error {
+	if len(copies) > 0 {
+		if err := p.endExports(ctx); err != nil {
+			return err
+		}
+	}
+	return p.wake(ctx)
+}
+
 // fail ends the target first, then lets the guest go where it was, then writes
 // down how it was.
 func (e *Engine) fail(ctx context.Context, id, attempt, message string) error {
 	main := e.folderOf(id)
-	if err := e.discard(ctx, e.peerOf(id), id); err != nil {
+	source, err := e.findIn(ctx, main)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if source != nil && !source.isGone() {
+		// A target that does not answer must not hold the source's disks.
+		if err := source.endCopies(ctx); err != nil && !errors.Is(err, ErrGone) {
+			return err
+		}
+	}
+	if err := e.discard(ctx, e.peerOf(id), id); err != nil || source == nil {
 		return err
 	}
 	m, err := main.move()
-	if err != nil {
-		return err
-	}
-	source, err := e.findIn(ctx, main)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -290,7 +320,7 @@ func (m *moves) follow(e *Engine, id, attempt string, events <-chan Event) {
 			return
 		case <-tick.C:
 		case event, open := <-events:
-			if open && event.Name != EventMigration {
+			if open && event.Name != EventMigration && event.Name != EventJob {
 				continue
 			}
 			if !open {

@@ -56,6 +56,10 @@ type Transfer struct {
 	Rounds int
 	// ThrottlePercent is how much of the guest's time is taken from it.
 	ThrottlePercent int
+	// CopiedBytes are those of the disks that are copied, in all. While Copying is
+	// true it is they whose bytes are counted above; memory comes later.
+	CopiedBytes int64
+	Copying     bool
 	// Elapsed is since the beginning, Downtime how long the guest stood still.
 	Elapsed, Downtime time.Duration
 	// Failure says why it failed, for people.
@@ -76,6 +80,9 @@ type Limits struct {
 // move is a migration as the run folder has it.
 type move struct {
 	Attempt string
+	// Copying is true until memory is sent: whatever QEMU says of a migration is of
+	// an earlier one.
+	Copying bool `json:",omitempty"`
 	// Failed says why it failed; empty while it goes on, and after it went well.
 	Failed string `json:",omitempty"`
 	// Moved is what a migration into this process took; nil out of it.
@@ -114,10 +121,10 @@ func (e *Engine) Moving(id string) bool {
 }
 
 // Receive makes the process that is to take a running machine over: with its
-// very devices, but for the tap that its interface is plugged into. It waits
-// there until Send. Idempotent for one attempt; what is left of another is
+// very devices, but for the tap that its interface is plugged into, and for the
+// files of disks that are copied. It waits there until Send. Idempotent for one attempt; what is left of another is
 // removed. Errors: ErrGone if the machine doesn't run, and those of Start.
-func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
+func (e *Engine) Receive(ctx context.Context, id, attempt, tap string, copies []Copy) error {
 	done, err := e.turns.take(ctx, id)
 	if err != nil {
 		return err
@@ -145,7 +152,7 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
 		if err := e.discard(ctx, peer, id); err != nil {
 			return err
 		}
-		if err := source.endStreams(ctx); err != nil {
+		if err := errors.Join(source.endStreams(ctx), source.endCopies(ctx)); err != nil {
 			return err
 		}
 		m, err := source.Present(ctx)
@@ -153,9 +160,12 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string) error {
 			return err
 		}
 		m.Network.Tap = tap
-		if target, err = e.spawn(ctx, peer, record{Machine: m, Attempt: attempt}); err != nil {
+		if target, err = e.spawn(ctx, peer, record{Machine: m.with(copies), Attempt: attempt, Copies: copies}); err != nil {
 			return err
 		}
+	}
+	if err := target.export(ctx, copies); err != nil {
+		return err
 	}
 	return target.listen(ctx)
 }
@@ -213,19 +223,33 @@ func (e *Engine) Send(ctx context.Context, id, attempt string, limits Limits) er
 	if main.has(savingFile) {
 		return fmt.Errorf("%w: the machine's memory is being saved", ErrBusy)
 	}
-	if err := source.configure(ctx, limits); err != nil {
+	peer, err := e.peerOf(id).record()
+	if err != nil {
+		return err
+	}
+	if err := source.configure(ctx, limits, len(peer.Copies) > 0); err != nil {
 		return err
 	}
 	// Written first: whoever comes later knows that the guest is to be let go if
 	// it stands still.
-	if err := main.setMove(move{Attempt: attempt}); err != nil {
+	copying := len(peer.Copies) > 0
+	if err := main.setMove(move{Attempt: attempt, Copying: copying}); err != nil {
 		return err
 	}
 	e.moves.watch(e, id, attempt, source)
-	if err := source.send(ctx, "unix:../"+e.peerOf(id).name()+"/"+incomingSocket, e.host); err != nil {
+	if copying {
+		err = source.copyTo(ctx, e.peerOf(id).name(), peer.Copies, limits)
+	} else {
+		err = e.sendMemory(ctx, id, source)
+	}
+	if err != nil {
 		return errors.Join(err, e.fail(ctx, id, attempt, err.Error()))
 	}
 	return nil
+}
+
+func (e *Engine) sendMemory(ctx context.Context, id string, source *Process) error {
+	return source.send(ctx, "unix:../"+e.peerOf(id).name()+"/"+incomingSocket, e.host)
 }
 
 // Transfer tells how far a migration is, and does what is due.

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -36,12 +37,17 @@ var (
 type mover struct {
 	*crashed
 	attempts int
+	// copies are the files that its disks are copied into.
+	copies []Copy
 }
 
-func newMover(t testing.TB) *mover {
+func newMover(t testing.TB) *mover { return newMoverOf(t, 1<<20) }
+
+// newMoverOf has a disk of so many bytes, of which none is zero.
+func newMoverOf(t testing.TB, diskBytes int) *mover {
 	t.Helper()
 	m := &mover{crashed: newCrashed(t)}
-	sector := make([]byte, 1<<20)
+	sector := bytes.Repeat([]byte{0x5a}, diskBytes)
 	copy(sector, memoryWriter)
 	sector[510], sector[511] = 0x55, 0xaa
 	disk := filepath.Join(t.TempDir(), "disk.raw")
@@ -114,7 +120,7 @@ func (m *mover) receive() {
 	m.t.Helper()
 	m.attempts++
 	for range 2 { // the second finds it done
-		if err := m.Receive(m.t.Context(), crashID, m.attempt(), ""); err != nil {
+		if err := m.Receive(m.t.Context(), crashID, m.attempt(), "", m.copies); err != nil {
 			m.t.Fatal(err)
 		}
 	}
@@ -145,6 +151,9 @@ func (m *mover) reaches(want TransferState) Transfer {
 		if got.State == want {
 			return got
 		}
+		if got.State == TransferMoved || got.State == TransferFailed {
+			m.t.Fatalf("the migration ended as %+v, want %s", got, want)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -161,7 +170,7 @@ func (m *mover) completes() {
 	ctx := m.t.Context()
 	source, target := m.processIn(m.folderOf(crashID)), m.processIn(m.peerOf(crashID))
 	err := errors.Join(
-		source.configure(ctx, fast), m.folderOf(crashID).setMove(move{Attempt: m.attempt()}),
+		source.configure(ctx, fast, false), m.folderOf(crashID).setMove(move{Attempt: m.attempt()}),
 		source.send(ctx, "unix:../"+m.peerOf(crashID).name()+"/"+incomingSocket, m.host))
 	if err != nil {
 		m.t.Fatal(err)

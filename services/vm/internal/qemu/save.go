@@ -182,15 +182,15 @@ func (e *Engine) advanceSaving(ctx context.Context, id string, p *Process, overl
 		return false, fmt.Errorf("save memory: %s", cmp.Or(info.ErrorDesc, "it was "+info.Status))
 	case ended:
 		return false, fmt.Errorf("%w: the guest has ended or begun anew", ErrBusy)
-	case info.Status != "pre-switchover" && info.RAM.Rounds > saveRounds:
+	case info.Status != preSwitchover && info.RAM.Rounds > saveRounds:
 		return false, p.Pause(ctx)
-	case info.Status != "pre-switchover":
+	case info.Status != preSwitchover:
 		return false, nil
 	}
 	if err := p.switchTo(ctx, overlays); err != nil {
 		return false, err
 	}
-	if err := p.executeWith(ctx, "migrate-continue", map[string]any{"state": info.Status}, nil); err != nil {
+	if err := p.goOn(ctx); err != nil {
 		return false, err
 	}
 	if err := p.awaitSaved(ctx); err != nil {

@@ -18,6 +18,9 @@ const (
 	// soundTCG is the first QEMU whose emulated guests may write memory while it
 	// is sent: earlier ones were seen to lose pages.
 	soundTCG = 9
+	// preSwitchover is a migration whose guest stands still until it is told to go on
+	// with the last part (QMP MigrationStatus).
+	preSwitchover = "pre-switchover"
 )
 
 // migrateInfo is a part of QMP's MigrationInfo. Times are in milliseconds.
@@ -40,6 +43,9 @@ type migrateInfo struct {
 
 func (i migrateInfo) idle() bool { return i.Status == "" || i.Status == "none" }
 
+// listening is a target that nobody has begun to send to.
+func (i migrateInfo) listening() bool { return i.idle() || i.Status == "setup" }
+
 func (i migrateInfo) failed() bool { return i.Status == "failed" || i.Status == "cancelled" }
 
 func (i migrateInfo) elapsed() time.Duration { return time.Duration(i.TotalTime) * time.Millisecond }
@@ -54,7 +60,7 @@ func (i migrateInfo) transfer() Transfer {
 		DirtyRate: i.RAM.DirtyPages * i.RAM.PageSize, Rate: int64(i.RAM.MegabitRate * bytesPerMegabit),
 		Rounds: i.RAM.Rounds, ThrottlePercent: i.Throttle, Elapsed: i.elapsed(), Downtime: i.downtime(),
 	}
-	if i.Status == "device" || i.Status == "pre-switchover" {
+	if i.Status == "device" || i.Status == preSwitchover {
 		t.State = TransferSwitching
 	}
 	return t
@@ -85,9 +91,10 @@ func (p *Process) setCapabilities(ctx context.Context, wanted map[string]bool) e
 	return p.executeWith(ctx, "migrate-set-capabilities", map[string]any{"capabilities": all}, nil)
 }
 
-func (p *Process) configure(ctx context.Context, limits Limits) error {
+// configure sets how the machine is sent; pause has QEMU wait before the last part.
+func (p *Process) configure(ctx context.Context, limits Limits, pause bool) error {
 	// With the return path the source is done only once the target has all.
-	err := p.setCapabilities(ctx, map[string]bool{"return-path": true, "events": true, "auto-converge": limits.Converge})
+	err := p.setCapabilities(ctx, map[string]bool{"return-path": true, "events": true, "auto-converge": limits.Converge, "pause-before-switchover": pause})
 	if err != nil {
 		return err
 	}
@@ -109,6 +116,11 @@ func (p *Process) send(ctx context.Context, address string, host Host) error {
 		}
 	}
 	return p.executeWith(ctx, "migrate", map[string]any{"uri": address}, nil)
+}
+
+// goOn sends the last part.
+func (p *Process) goOn(ctx context.Context) error {
+	return p.executeWith(ctx, "migrate-continue", map[string]any{"state": preSwitchover}, nil)
 }
 
 // cancelSending ends a migration out of the process, and returns when it is.

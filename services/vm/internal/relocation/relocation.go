@@ -79,6 +79,8 @@ type Mover struct {
 	Operations func(namespace string) ([]*vmv1.VirtualMachineOperation, error)
 	Create     func(ctx context.Context, op *vmv1.VirtualMachineOperation) (*vmv1.VirtualMachineOperation, error)
 	Now        func() time.Time
+	// CopyDisks is true where VMs move that have disks which their node alone reaches.
+	CopyDisks bool
 
 	// making makes looking for an operation and making one a single step.
 	making sync.Mutex
@@ -87,7 +89,7 @@ type Mover struct {
 // Move makes a VM leave its node, unless something moves it already, or can't.
 // Idempotent.
 func (m *Mover) Move(ctx context.Context, vm *vmv1.VirtualMachine, record *power.Record, cause Cause) (Outcome, error) {
-	if len(record.Pinned) > 0 {
+	if len(record.Pinned) > 0 && !m.CopyDisks {
 		return Outcome{Message: fmt.Sprintf("%s can be used on %s only, so the VM can't be moved: stop it to let it leave.",
 			strings.Join(record.Pinned, ", "), record.Node)}, nil
 	}

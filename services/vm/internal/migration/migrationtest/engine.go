@@ -15,6 +15,8 @@ type Engine struct {
 	Runs func(uid string) bool
 	// Stuck migrations don't come to an end by themselves.
 	Stuck bool
+	// Copies are those of the last target.
+	Copies []migration.Copy
 
 	mu       sync.Mutex
 	attempts map[string]map[string]migration.Stage // by UID and attempt
@@ -22,7 +24,7 @@ type Engine struct {
 }
 
 // Prepare implements migration.Engine.
-func (e *Engine) Prepare(ctx context.Context, uid, attempt string, _ *networkv1.Port) error {
+func (e *Engine) Prepare(ctx context.Context, uid, attempt string, _ *networkv1.Port, copies []migration.Copy) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -33,6 +35,7 @@ func (e *Engine) Prepare(ctx context.Context, uid, attempt string, _ *networkv1.
 	}
 	if e.at(uid, attempt) == migration.Absent {
 		e.set(uid, attempt, migration.Prepared)
+		e.Copies = copies
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func (t *trial) await(attempt string, want migration.Stage) migration.Sight {
 }
 
 func (t *trial) absent() {
-	if err := t.Engine.Prepare(t.Context(), t.uid, "first", &networkv1.Port{}); !fault.Is(err, fault.NotFound) {
+	if err := t.Engine.Prepare(t.Context(), t.uid, "first", &networkv1.Port{}, nil); !fault.Is(err, fault.NotFound) {
 		t.Errorf("prepared: %v", err)
 	}
 	t.await("first", migration.Absent)
@@ -99,7 +99,7 @@ func (t *trial) move() {
 	port := t.Start(t.T, t.uid)
 	for _, attempt := range []string{"first", "second"} {
 		for range 2 {
-			t.check(t.Engine.Prepare(t.Context(), t.uid, attempt, port))
+			t.check(t.Engine.Prepare(t.Context(), t.uid, attempt, port, nil))
 		}
 		t.await(attempt, migration.Prepared)
 		for range 2 {
@@ -115,10 +115,10 @@ func (t *trial) move() {
 
 func (t *trial) abort() {
 	port := t.Start(t.T, t.uid)
-	t.check(t.Engine.Prepare(t.Context(), t.uid, "first", port))
+	t.check(t.Engine.Prepare(t.Context(), t.uid, "first", port, nil))
 	t.check(t.Engine.Abort(t.Context(), t.uid, ""))
 	t.Works(t.T, t.uid)
-	t.check(t.Engine.Prepare(t.Context(), t.uid, "second", port))
+	t.check(t.Engine.Prepare(t.Context(), t.uid, "second", port, nil))
 	t.check(t.Engine.Send(t.Context(), t.uid, "second", endless))
 	for range 2 {
 		t.check(t.Engine.Abort(t.Context(), t.uid, "second"))
@@ -127,7 +127,7 @@ func (t *trial) abort() {
 		t.Error("it does not say why")
 	}
 	t.Works(t.T, t.uid)
-	t.check(t.Engine.Prepare(t.Context(), t.uid, "third", port))
+	t.check(t.Engine.Prepare(t.Context(), t.uid, "third", port, nil))
 	t.check(t.Engine.Send(t.Context(), t.uid, "third", quick))
 	t.await("third", migration.Moved)
 	t.Works(t.T, t.uid)
