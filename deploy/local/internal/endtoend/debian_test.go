@@ -44,6 +44,7 @@ spec:
         shell: /bin/bash
         sudo: ALL=(ALL) NOPASSWD:ALL
         lock_passwd: False
+        ssh_authorized_keys: [KEY]
   blockDeviceRefs: [{kind: VirtualDisk, name: debian}]
 `
 
@@ -62,8 +63,13 @@ func TestDebianHardware(t *testing.T) {
 			t.Errorf("orlop down --guests: %v\n%s", err, said)
 		}
 	})
-	u.apply(debianMachine)
+	key := filepath.Join(t.TempDir(), "key")
+	u.mustRun(exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key))
+	public, err := os.ReadFile(key + ".pub")
+	check(t, err)
+	u.apply(strings.ReplaceAll(debianMachine, "KEY", strings.TrimSpace(string(public))))
 	u.waitFor("vm/debian", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+	u.inGuestOf("debian", "cloud", "cloud-init status --wait") // it has its say at the console, and sshd waits for it
 	said := u.inGuestOf("debian", "cloud", strings.Join([]string{
 		"od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-*",
 		"sudo -n dmesg | grep -i 'secure boot enabled'",
@@ -77,5 +83,21 @@ func TestDebianHardware(t *testing.T) {
 			t.Errorf("the guest says %q, want %s", said, want)
 		}
 	}
+	u.testGroups(key)
 	u.kubectl("delete", "vm/debian", "vd/debian", "vi/debian", "--timeout", "3m")
+}
+
+// testGroups has the processor time of processes limited where control groups are
+// of version 2, as Debian has them by itself.
+func (u *user) testGroups(key string) {
+	u.t.Helper()
+	test := filepath.Join(u.t.TempDir(), "cgroup.test")
+	build := exec.Command("go", "test", "-c", "-o", test, "./services/vm/internal/cgroup")
+	build.Dir = u.root
+	u.mustRun(build)
+	u.orlop("scp", "-i", key, test, "cloud@debian:cgroup.test")
+	said := u.inGuestOf("debian", "cloud", "stat -fc %T /sys/fs/cgroup; sudo ./cgroup.test -test.v")
+	if !strings.Contains(said, "cgroup2fs") || !strings.Contains(said, "--- PASS: TestAProcessIsLimitedAndItsGroupGoes") {
+		u.t.Errorf("the guest says %q", said)
+	}
 }

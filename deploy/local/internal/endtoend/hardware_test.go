@@ -10,7 +10,8 @@ import (
 
 // TestHardware has a VM that boots by UEFI and waits for the Secret from which it
 // is set up; then it is a Windows machine with a TPM, and has a part of a core.
-// SATA and e1000 are not here: Debian's cloud kernel has no drivers for them.
+// Secure Boot, SATA and e1000 are TestDebianHardware's: the small guest is not
+// signed, and its kernel has no drivers for them.
 func TestHardware(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()

@@ -31,17 +31,22 @@ func TestLocalDisk(t *testing.T) {
 	u.tells(t, "the disk is whole when it starts anew", (*user).testLocalRestart)
 }
 
-// testDiskMoves has the guest write all the time: each line is on its disk before
-// the next one is written.
 func (u *user) testDiskMoves() {
 	source := u.node()
 	u.waitFor("vd/linux-disk", "{.status.storageClassName}", "local-wffc")
-	u.inGuest("cloud", `(trap '' HUP; i=0; while :; do i=$((i+1)); echo $i >>lines; sync; done) >/dev/null 2>&1 &`)
+	u.writesLines()
 	u.orlop("evict", "linux-vm", "--wait")
 	if now := u.node(); now == source {
 		u.t.Errorf("it is on %s still", now)
 	}
 	u.wantLines()
+}
+
+// writesLines has the guest write all the time: each line is on its disk before
+// the next one is written.
+func (u *user) writesLines() {
+	u.t.Helper()
+	u.inGuest("cloud", `(trap '' HUP; i=0; while :; do i=$((i+1)); echo $i >>lines; sync; done) >/dev/null 2>&1 &`)
 }
 
 // wantLines demands that none of the lines is missing, nor the last one.

@@ -70,12 +70,21 @@ func TestSoakKills(t *testing.T) {
 // moment of a migration: there is one guest in the end, on the node that the VM's
 // status says, and it is the same one unless its own QEMU was killed.
 func TestSoakKillsInMigrations(t *testing.T) {
+	soakKillsInMigrations(t, []string{"up", "--allow-image-source", "127.0.0.0/8"})
+}
+
+// TestSoakKillsWhileDisksMove does so while the VM's disk is copied, and memory
+// after it.
+func TestSoakKillsWhileDisksMove(t *testing.T) { soakKillsInMigrations(t, slowly) }
+
+func soakKillsInMigrations(t *testing.T, up []string) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+	u.orlop(up...)
 	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
 	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
+	u.writesLines()
 
 	for round := range soakRounds(t, killRounds) {
 		boot := u.bootID()
@@ -86,7 +95,7 @@ func TestSoakKillsInMigrations(t *testing.T) {
 		<-time.After(moment)
 		if round%2 == 0 {
 			u.killDaemon()
-			u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+			u.orlop(up...)
 		} else {
 			u.killTarget()
 		}
@@ -97,6 +106,9 @@ func TestSoakKillsInMigrations(t *testing.T) {
 		}
 		if now := u.bootID(); now != boot {
 			t.Fatalf("round %d: the guest was started anew", round)
+		}
+		if u.wantLines(); t.Failed() {
+			t.Fatalf("round %d: the disk is not whole", round)
 		}
 	}
 }

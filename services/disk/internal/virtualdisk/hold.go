@@ -42,7 +42,7 @@ func (r *Reconciler) Answer(ctx context.Context, disk *diskv1.VirtualDisk, holde
 
 // reach finds the disk's volume for a holder.
 func (r *Reconciler) reach(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder) (*diskv1.Volume, error) {
-	uid, name := disk.GetMetadata().GetUid(), disk.GetMetadata().GetName()
+	uid := disk.GetMetadata().GetUid()
 	volume, found, err := r.Volumes.Lookup(ctx, uid)
 	if err != nil {
 		return nil, err
@@ -55,27 +55,35 @@ func (r *Reconciler) reach(ctx context.Context, disk *diskv1.VirtualDisk, holder
 	if refusal != nil {
 		return nil, refusal
 	}
+	if !found || volume.Lost {
+		return r.withoutVolume(ctx, disk, holder, found || record.Made != nil, record.Prepared != nil)
+	}
 	if holder.GetActive() && volume.Mirror.Place != "" && holder.GetTargetNode() != volume.Mirror.Place {
 		// Which of both is the volume must be known before anybody uses it.
 		if volume, err = r.endMirror(ctx, uid); err != nil {
 			return nil, err
 		}
 	}
+	answer := &diskv1.Volume{
+		Path: volume.Path, Format: layer.Format, VirtualBytes: volume.VirtualBytes, Node: nodeOf(volume, record),
+		WantedBytes: max(wanted, volume.VirtualBytes),
+	}
+	if place := holder.GetTargetNode(); place != "" && place == volume.Mirror.Place {
+		answer.TargetPath, answer.TargetMark = volume.Mirror.Path, volume.Mirror.Mark
+	}
+	return answer, nil
+}
+
+// withoutVolume is what a holder is told of a disk that has none: it was lost, or
+// everything is prepared for making it, or not yet.
+func (r *Reconciler) withoutVolume(ctx context.Context, disk *diskv1.VirtualDisk, holder *metav1.Holder, lost, prepared bool) (*diskv1.Volume, error) {
+	name := disk.GetMetadata().GetName()
 	switch {
-	case found && !volume.Lost:
-		answer := &diskv1.Volume{
-			Path: volume.Path, Format: layer.Format, VirtualBytes: volume.VirtualBytes, Node: nodeOf(volume, record),
-			WantedBytes: max(wanted, volume.VirtualBytes),
-		}
-		if place := holder.GetTargetNode(); place != "" && place == volume.Mirror.Place {
-			answer.TargetPath, answer.TargetMark = volume.Mirror.Path, volume.Mirror.Mark
-		}
-		return answer, nil
 	case !holder.GetActive():
 		return &diskv1.Volume{}, nil
-	case found || record.Made != nil:
+	case lost:
 		return nil, fault.New(fault.NotReady, "VirtualDiskNotReady", "disk %s has lost its data", name)
-	case holder.GetKind() == kindMachine && record.Prepared != nil:
+	case holder.GetKind() == kindMachine && prepared:
 		class, err := r.Classes.Choose(ctx, disk.GetSpec().GetPersistentVolumeClaim().GetStorageClassName())
 		if err != nil {
 			return nil, err

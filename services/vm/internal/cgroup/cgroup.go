@@ -108,6 +108,9 @@ func (t *Tree) make() error {
 // removes its folders.
 func (t *Tree) Dir() string { return t.dir }
 
+// Close removes the folder, unless there are groups in it: whose processes go on.
+func (t *Tree) Close() { _ = os.Remove(t.dir) }
+
 // Limit gives a process, with all that it starts, thousandths of a processor.
 // Idempotent.
 func (t *Tree) Limit(group string, pid int, milliCPU int64) error {

@@ -19,7 +19,12 @@ func TestAProcessIsLimitedAndItsGroupGoes(t *testing.T) {
 		t.Skip(err)
 	}
 	check(t, err)
-	t.Cleanup(func() { check(t, os.Remove(tree.Dir())) })
+	t.Cleanup(func() {
+		tree.Close()
+		if _, err := os.Stat(tree.Dir()); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the folder is still there: %v", err)
+		}
+	})
 	process := exec.Command("sleep", "600")
 	check(t, process.Start())
 	t.Cleanup(func() { _ = process.Process.Kill(); _ = process.Wait() })
@@ -36,6 +41,7 @@ func TestAProcessIsLimitedAndItsGroupGoes(t *testing.T) {
 	if got := string(v1) + string(v2); got != "25000\n" && got != "25000 100000\n" {
 		t.Errorf("the quota is %q", got)
 	}
+	tree.Close()
 	if err := tree.Remove("one"); err == nil {
 		t.Error("a group with a process is removed")
 	}

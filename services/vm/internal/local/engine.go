@@ -44,10 +44,9 @@ type Engine struct {
 	seeds       string
 	memories    string
 	nonVolatile string
-	// unlimited says why guests' processor time can't be limited; empty where it can.
-	unlimited string
-	changed   func(uid string)
-	logger    *slog.Logger
+	limits      limits
+	changed     func(uid string)
+	logger      *slog.Logger
 
 	// due are guests to be looked after at once.
 	due chan string
@@ -67,22 +66,23 @@ func New(opts Options) (*Engine, error) {
 	if err := errors.Join(os.MkdirAll(seeds, 0o700), os.MkdirAll(memories, 0o700)); err != nil {
 		return nil, err
 	}
-	limits, unlimited, err := openLimits(opts.Dir)
+	limits, err := openLimits(opts.Dir)
 	if err != nil {
 		return nil, err
 	}
 	life, end := context.WithCancel(context.Background())
 	e := &Engine{
-		seeds: seeds, memories: memories, nonVolatile: filepath.Join(opts.Dir, "nonvolatile"), unlimited: unlimited, changed: opts.Changed, logger: opts.Logger,
+		seeds: seeds, memories: memories, nonVolatile: filepath.Join(opts.Dir, "nonvolatile"), limits: limits, changed: opts.Changed, logger: opts.Logger,
 		life: life, end: end, agents: map[string]*agentWatch{}, due: make(chan string, dueMost),
 	}
 	e.qemu, err = qemu.New(qemu.Options{
 		Folder: filepath.Join(opts.Dir, "machines"), Host: opts.Host, DiskRoots: opts.DiskRoots, Log: opts.Logger,
-		Limits: limits,
+		Limits: limits.Limiter,
 		Notify: e.notify,
 	})
 	if err != nil {
 		end()
+		limits.close()
 		return nil, err
 	}
 	return e, nil
@@ -93,6 +93,7 @@ func (e *Engine) Close() {
 	e.end()
 	e.watches.Wait()
 	e.qemu.Close()
+	e.limits.close()
 }
 
 // Start implements machine.Engine.
@@ -154,7 +155,7 @@ func (e *Engine) Look(ctx context.Context, uid string) (machine.Sight, error) {
 	installed := e.qemu.Host().Version.String()
 	sight := machine.Sight{QEMU: installed, InstalledQEMU: installed, Moving: e.qemu.Moving(uid)}
 	if process.Machine().CPU.MilliCPU > 0 {
-		sight.Unlimited = e.unlimited
+		sight.Unlimited = e.limits.reason
 	}
 	if state == qemu.StateGone {
 		sight.State, err = stateOfEnding(process)

@@ -15,20 +15,26 @@ import (
 // ends guests without the engine removes them.
 const groupsFile = "cgroups"
 
-// openLimits finds what limits guests' processor time. Where there is nothing,
-// reason says why: a part of a sentence.
-func openLimits(dir string) (limits qemu.Limiter, reason string, err error) {
-	dir, err = filepath.Abs(dir)
+// limits limit guests' processor time; where there is nothing that does, reason
+// says why: a part of a sentence.
+type limits struct {
+	qemu.Limiter
+	reason string
+	close  func()
+}
+
+func openLimits(dir string) (limits, error) {
+	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, "", err
+		return limits{}, err
 	}
 	sum := sha256.Sum256([]byte(dir))
 	tree, err := cgroup.Open("orlop-" + hex.EncodeToString(sum[:4]))
 	if errors.Is(err, cgroup.ErrUnavailable) {
-		return nil, err.Error(), nil
+		return limits{reason: err.Error(), close: func() {}}, nil
 	}
 	if err != nil {
-		return nil, "", err
+		return limits{}, err
 	}
-	return tree, "", durable.WriteFile(filepath.Join(dir, groupsFile), []byte(tree.Dir()+"\n"), 0o600)
+	return limits{Limiter: tree, close: tree.Close}, durable.WriteFile(filepath.Join(dir, groupsFile), []byte(tree.Dir()+"\n"), 0o600)
 }

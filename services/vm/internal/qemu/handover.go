@@ -97,7 +97,7 @@ func (e *Engine) advanceSource(ctx context.Context, id string, m move, source *P
 	if len(peer.Copies) == 0 {
 		return info.transfer(), nil
 	}
-	return e.advanceWithCopies(ctx, id, attempt, source, peer.Copies, info)
+	return e.advanceWithCopies(ctx, id, peer, source, info)
 }
 
 // outcome is how an attempt ended, if it did.
@@ -320,7 +320,7 @@ func (m *moves) follow(e *Engine, id, attempt string, events <-chan Event) {
 			return
 		case <-tick.C:
 		case event, open := <-events:
-			if open && event.Name != EventMigration && event.Name != EventJob {
+			if open && !advances(event) {
 				continue
 			}
 			if !open {
@@ -338,6 +338,10 @@ func (m *moves) follow(e *Engine, id, attempt string, events <-chan Event) {
 		}
 	}
 }
+
+// advances reports whether a migration may be a step further by an event: memory, or
+// the copying of a disk.
+func advances(event Event) bool { return event.Name == EventMigration || event.Name == EventJob }
 
 func (m *moves) close() {
 	m.mu.Lock()

@@ -249,8 +249,9 @@ func (p *Process) closeCopies(ctx context.Context) error {
 	return nil
 }
 
-// advanceWithCopies does what is due for a migration with disks that are copied.
-func (e *Engine) advanceWithCopies(ctx context.Context, id, attempt string, source *Process, copies []Copy, info migrateInfo) (Transfer, error) {
+// advanceWithCopies does what is due for a migration whose target, peer, has files
+// that disks are copied into.
+func (e *Engine) advanceWithCopies(ctx context.Context, id string, peer record, source *Process, info migrateInfo) (Transfer, error) {
 	c, err := source.copying(ctx)
 	if err != nil {
 		return Transfer{}, err
@@ -260,11 +261,11 @@ func (e *Engine) advanceWithCopies(ctx context.Context, id, attempt string, sour
 		if err := source.cancelSending(ctx); err != nil {
 			return Transfer{}, err
 		}
-		return Transfer{State: TransferFailed, Failure: c.failure}, e.fail(ctx, id, attempt, c.failure)
-	case info.idle() && c.begun < len(copies):
-		return e.waiting(ctx, id, attempt) // killed before all were begun
+		return Transfer{State: TransferFailed, Failure: c.failure}, e.fail(ctx, id, peer.Attempt, c.failure)
+	case info.idle() && c.begun < len(peer.Copies):
+		return e.waiting(ctx, id, peer.Attempt) // killed before all were begun
 	case info.idle() && c.ready:
-		if err = e.folderOf(id).setMove(move{Attempt: attempt}); err == nil {
+		if err = e.folderOf(id).setMove(move{Attempt: peer.Attempt}); err == nil {
 			err = e.sendMemory(ctx, id, source)
 		}
 	case info.Status == preSwitchover && c.done:
