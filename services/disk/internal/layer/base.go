@@ -109,8 +109,7 @@ func (s *Store) recover() error {
 	}
 	files := g.files()
 	if err := removeFiles(s.volumes(), func(name string) bool {
-		name = strings.TrimSuffix(name, markSuffix)
-		return strings.HasSuffix(name, "."+Format) && !files[name]
+		return (strings.HasSuffix(name, "."+Format) || strings.HasSuffix(name, markSuffix)) && !files[name]
 	}); err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func (g graph) files() map[string]bool {
 		for _, r := range records {
 			names[r.File] = true
 			if r.Mirror != "" {
-				names[r.Mirror] = true
+				names[r.Mirror], names[r.Mirror+markSuffix] = true, true
 			}
 		}
 	}

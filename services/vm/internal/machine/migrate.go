@@ -276,6 +276,9 @@ func (r *Reconciler) abort(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 func (r *Reconciler) arrive(ctx context.Context, vm *vmv1.VirtualMachine, o *observation, sight migration.Sight) error {
 	m := o.record.Migration
 	m.Succeeded, m.Failure, m.Took, m.Downtime = true, nil, sight.Elapsed, sight.Downtime
+	if len(o.record.Pinned) > 0 && m.Sending != nil {
+		m.Took = r.Now().Sub(*m.Sending) // disks were copied before
+	}
 	o.record.Node = m.Target
 	return r.conclude(ctx, vm, o)
 }
