@@ -37,7 +37,7 @@ func (u *user) testDetach() {
 	before.close()
 	u.kubectl("delete", attachment, "--wait=false")
 	u.killDaemon()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+	u.starts()
 	u.kubectl("wait", attachment, "--for=delete", "--timeout", deadline.String())
 	console := u.login()
 	defer console.close()

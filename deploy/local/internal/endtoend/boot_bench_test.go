@@ -24,8 +24,7 @@ const bootRounds = 3
 func BenchmarkBoot(b *testing.B) {
 	u := newUser(b)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	b.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	manifest, err := os.ReadFile(filepath.Join(u.root, "examples", "quickstart.yaml"))
 	check(b, err)
 	image, machine, _ := strings.Cut(string(manifest), "\n---\n")

@@ -76,8 +76,7 @@ func (u *user) readTime() time.Duration {
 func BenchmarkReadThroughSnapshots(b *testing.B) {
 	u := newUser(b)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	b.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	u.kubectl("apply", "-f", u.example("quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	read := func() float64 {

@@ -57,12 +57,7 @@ func TestDebianHardware(t *testing.T) {
 		t.Skip("there is no Debian guest: make guest-debian builds it")
 	}
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() {
-		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
-			t.Errorf("orlop down --guests: %v\n%s", err, said)
-		}
-	})
+	u.up()
 	key := filepath.Join(t.TempDir(), "key")
 	u.mustRun(exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key))
 	public, err := os.ReadFile(key + ".pub")

@@ -59,8 +59,7 @@ func BenchmarkHotPlug(b *testing.B) {
 // says Ready, of a VM with four disks that is off.
 func BenchmarkRestore(b *testing.B) {
 	u := newUser(b)
-	u.orlop("up")
-	b.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	door := u.door()
 	var refs []string
 	for i := range 4 {
@@ -111,8 +110,7 @@ func runningTwice(b *testing.B) (*user, *runningTwin) {
 	b.Helper()
 	u := newUser(b)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	b.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	u.kubectl("apply", "-f", u.example("quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	twin := u.twinOfGuest(b.TempDir())

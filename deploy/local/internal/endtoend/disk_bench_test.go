@@ -111,8 +111,7 @@ func benchUser(b *testing.B, mebibytes int64) *user {
 	check(b, os.Remove(raw.Name()))
 	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
 	b.Cleanup(server.Close)
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	b.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	u.apply(`{"apiVersion": "virtualization.deckhouse.io/v1alpha2", "kind": "VirtualImage", "metadata": {"name": "base"},
 		"spec": {"storage": "ContainerRegistry", "dataSource": {"type": "HTTP", "http": {"url": "` + server.URL + `/base.qcow2"}}}}`)
 	u.waitFor("vi/base", "{.status.phase}", "Ready")

@@ -38,12 +38,7 @@ spec:
 func TestDisks(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() {
-		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
-			t.Errorf("orlop down --guests: %v\n%s", err, said)
-		}
-	})
+	u.up()
 	u.apply(firstConsumers)
 	for _, disk := range []string{"vd/linux-disk", "vd/data"} {
 		u.waitFor(disk, "{.status.phase}", "WaitForFirstConsumer")
@@ -90,7 +85,7 @@ func (u *user) testGrowth() {
 func (u *user) testKilledGrowth() {
 	u.grow("300Mi")
 	u.killDaemon()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+	u.starts()
 	u.waitFor("vd/data", "{.status.capacity}", "300Mi")
 	u.waitFor("vd/data", "{.status.phase}", "Ready")
 	console := u.login()

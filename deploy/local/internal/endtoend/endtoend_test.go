@@ -41,12 +41,7 @@ type user struct {
 func TestQuickStart(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() {
-		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
-			t.Errorf("orlop down --guests: %v\n%s", err, said)
-		}
-	})
+	u.up()
 
 	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "quickstart.yaml"))
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
@@ -97,6 +92,23 @@ func newUser(t testing.TB) *user {
 		t.Skip("the guest image is not built: make guest-micro builds it")
 	}
 	return u
+}
+
+// starts starts the suite, also after it was killed.
+func (u *user) starts(flags ...string) {
+	u.t.Helper()
+	u.orlop(append([]string{"up", "--allow-image-source", "127.0.0.0/8"}, flags...)...)
+}
+
+// up starts the suite, which ends with the test, its guests too.
+func (u *user) up(flags ...string) {
+	u.t.Helper()
+	u.starts(flags...)
+	u.t.Cleanup(func() {
+		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
+			u.t.Errorf("orlop down --guests: %v\n%s", err, said)
+		}
+	})
 }
 
 func (u *user) bin(name string) string { return filepath.Join(u.root, "bin", name) }
@@ -192,7 +204,7 @@ func (u *user) testKill() {
 	console.knock()
 	console.close()
 	u.killDaemon()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+	u.starts()
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
 	if after := u.qemuPID(); after != before {
 		u.t.Errorf("QEMU was process %s and is %s", before, after)

@@ -75,12 +75,7 @@ func TestGuide(t *testing.T) {
 	check(t, err)
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() {
-		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
-			t.Errorf("orlop down --guests: %v\n%s", err, said)
-		}
-	})
+	u.up()
 	reader := &guideReader{user: u, folder: t.TempDir()}
 	askpass := "#!/bin/sh\necho cloud\n"
 	check(t, os.WriteFile(filepath.Join(reader.folder, "askpass"), []byte(askpass), 0o700))

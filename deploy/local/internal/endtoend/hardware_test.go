@@ -15,12 +15,7 @@ import (
 func TestHardware(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() {
-		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
-			t.Errorf("orlop down --guests: %v\n%s", err, said)
-		}
-	})
+	u.up()
 	u.tells(t, "it waits for its Secret, and boots by UEFI", (*user).testSecret)
 	u.tells(t, "its user is the Secret's", (*user).testSecretUser)
 	u.tells(t, "a changed Secret awaits a restart and shows nowhere", (*user).testSecretChanges)

@@ -79,8 +79,7 @@ func TestImagesOfDisks(t *testing.T) {
 	raw := filepath.Join(t.TempDir(), "raw")
 	u.mustRun(exec.Command("qemu-img", "convert", "-f", "qcow2", "-O", "raw", u.image(), raw))
 	digest := sha256Of(t, raw)
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	u.apply(strings.ReplaceAll(family, "URL", server.URL))
 	for _, object := range []string{"vi/base", "vi/in-dvcr", "cvi/shared", "vi/golden", "vi/back"} {
 		u.waitFor(object, "{.status.phase}", "Ready")

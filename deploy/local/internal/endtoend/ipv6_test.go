@@ -12,8 +12,7 @@ import (
 func TestIPv6(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8", "--virtual-machine-cidrs", "fd66:66:10::/112")
-	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up("--virtual-machine-cidrs", "fd66:66:10::/112")
 	if !u.exists(home.Home(u.home).NetworkNamespace()) {
 		t.Skip("guests' network of user mode has IPv4 only")
 	}

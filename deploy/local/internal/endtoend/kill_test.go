@@ -53,8 +53,7 @@ func newKilled(t *testing.T) *killed {
 	u.mustRun(exec.Command("gzip", "-k", "-1", raw))
 	server := httptest.NewServer(slowFiles{dir})
 	t.Cleanup(server.Close)
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	return &killed{user: u, url: server.URL, digest: sha256Of(t, raw)}
 }
 

@@ -1,28 +1,19 @@
 package endtoend_test
 
 import (
-	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
 )
 
 // slowly has the disk copied in some seconds.
-var slowly = []string{
-	"up", "--allow-image-source", "127.0.0.0/8", "--copy-local-disks", "--migration-bandwidth", "40Mi",
-	"--default-storage-class", "local-wffc",
-}
+var slowly = []string{"--copy-local-disks", "--migration-bandwidth", "40Mi", "--default-storage-class", "local-wffc"}
 
 // TestLocalDisk has the quick start's VM on a disk that only its node reaches.
 func TestLocalDisk(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop(slowly...)
-	t.Cleanup(func() {
-		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
-			t.Errorf("orlop down --guests: %v\n%s", err, said)
-		}
-	})
+	u.up(slowly...)
 	u.kubectl("apply", "-f", u.example("quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	u.tells(t, "its disk moves along, under a guest that writes", (*user).testDiskMoves)
@@ -72,7 +63,7 @@ func (u *user) testKilledCopying() {
 	source := u.node()
 	u.copying()
 	u.killDaemon()
-	u.orlop(slowly...)
+	u.starts(slowly...)
 	u.waitFor("vmop/leave", "{.status.phase}", "Completed")
 	if now := u.node(); now == source {
 		u.t.Errorf("it is on %s still", now)

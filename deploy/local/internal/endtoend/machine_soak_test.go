@@ -30,8 +30,7 @@ const (
 // that goes with them included, again and again: nothing is left of them.
 func TestSoakMachines(t *testing.T) {
 	u := newUser(t)
-	u.orlop("up", "--copy-local-disks")
-	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up("--copy-local-disks")
 	u.findsMachines()
 	for round := range soakRounds(t, machineRounds) {
 		var machines []string

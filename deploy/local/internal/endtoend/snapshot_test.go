@@ -2,7 +2,6 @@ package endtoend_test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,12 +11,7 @@ import (
 func TestSnapshots(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() {
-		if said, err := u.run(exec.Command(u.bin("orlop"), "down", "--guests")); err != nil {
-			t.Errorf("orlop down --guests: %v\n%s", err, said)
-		}
-	})
+	u.up()
 	u.kubectl("apply", "-f", u.example("quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 
@@ -104,7 +98,7 @@ func (u *user) testPutBack() {
 	u.apply(named.Replace(string(restore)))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="Maintenance")].status}`, "True")
 	u.killDaemon()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+	u.starts()
 	u.waitFor("vmop/put-back", "{.status.phase}", "Completed")
 	u.wantWord("linux-vm", "after")
 	if said := u.kubectl("get", "vm/linux-vm", "-o", "jsonpath={.metadata.labels}"); strings.Contains(said, "since") {

@@ -40,8 +40,7 @@ func soakRounds(t *testing.T, usual int) int {
 func TestSoakKills(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "quickstart.yaml"))
 	u.waitFor("vm/linux-vm", "{.status.phase}", "Running")
 
@@ -55,7 +54,7 @@ func TestSoakKills(t *testing.T) {
 		t.Logf("round %d: %s, killed after %s", round, operation, moment)
 		<-time.After(moment)
 		u.killDaemon()
-		u.orlop("up", "--allow-image-source", "127.0.0.0/8")
+		u.starts()
 		u.waitFor("vm/linux-vm", "{.status.phase}", phase)
 		if addresses := u.kubectl("get", "vmip", "-o", "name"); strings.Count(addresses, "\n") != 1 {
 			t.Fatalf("round %d: the addresses are\n%s", round, addresses)
@@ -70,18 +69,17 @@ func TestSoakKills(t *testing.T) {
 // moment of a migration: there is one guest in the end, on the node that the VM's
 // status says, and it is the same one unless its own QEMU was killed.
 func TestSoakKillsInMigrations(t *testing.T) {
-	soakKillsInMigrations(t, []string{"up", "--allow-image-source", "127.0.0.0/8"})
+	soakKillsInMigrations(t)
 }
 
 // TestSoakKillsWhileDisksMove does so while the VM's disk is copied, and memory
 // after it.
-func TestSoakKillsWhileDisksMove(t *testing.T) { soakKillsInMigrations(t, slowly) }
+func TestSoakKillsWhileDisksMove(t *testing.T) { soakKillsInMigrations(t, slowly...) }
 
-func soakKillsInMigrations(t *testing.T, up []string) {
+func soakKillsInMigrations(t *testing.T, flags ...string) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop(up...)
-	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up(flags...)
 	u.kubectl("apply", "-f", filepath.Join(u.root, "examples", "quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	u.writesLines()
@@ -95,7 +93,7 @@ func soakKillsInMigrations(t *testing.T, up []string) {
 		<-time.After(moment)
 		if round%2 == 0 {
 			u.killDaemon()
-			u.orlop(up...)
+			u.starts(flags...)
 		} else {
 			u.killTarget()
 		}
@@ -163,8 +161,7 @@ func (u *user) guests() int {
 func TestSoakSnapshots(t *testing.T) {
 	u := newUser(t)
 	u.serveImage()
-	u.orlop("up", "--allow-image-source", "127.0.0.0/8")
-	t.Cleanup(func() { _, _ = u.run(exec.Command(u.bin("orlop"), "down", "--guests")) })
+	u.up()
 	u.kubectl("apply", "-f", u.example("quickstart.yaml"))
 	u.waitFor("vm/linux-vm", `{.status.conditions[?(@.type=="AgentReady")].status}`, "True")
 	before := u.diskBytes()
