@@ -1,7 +1,6 @@
 package endtoend_test
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 
