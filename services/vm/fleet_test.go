@@ -133,7 +133,8 @@ func newFleet(b *testing.B, size int) *fleet {
 	return f
 }
 
-// servePeers stands in for the services that have disks and addresses.
+// servePeers stands in for the services that have disks and addresses, of both
+// kinds.
 func (f *fleet) servePeers(store *clientv3.Client, size int) {
 	f.b.Helper()
 	disks, diskPart := servetest.StandInBy(f.b, store, &diskv1.VirtualDiskService_ServiceDesc, func(disk *diskv1.VirtualDisk) proto.Message {
@@ -141,11 +142,12 @@ func (f *fleet) servePeers(store *clientv3.Client, size int) {
 	})
 	addresses, addressPart := servetest.StandIn[*networkv1.VirtualMachineIPAddress](f.b, store, &networkv1.VirtualMachineIPAddressService_ServiceDesc,
 		&networkv1.Port{MacAddress: "52:54:00:00:00:01", Mode: networkv1.PortMode_User, Address: "10.66.10.10/24", Gateway: "10.66.10.1"})
+	macs, macPart := servetest.StandIn[*networkv1.VirtualMachineMACAddress](f.b, store, &networkv1.VirtualMachineMACAddressService_ServiceDesc, &networkv1.Port{})
 	_, imagePart := servetest.StandIn[*imagev1.VirtualImage](f.b, store, &imagev1.VirtualImageService_ServiceDesc, &imagev1.Blob{})
 	_, clusterPart := servetest.StandIn[*imagev1.ClusterVirtualImage](f.b, store, &imagev1.ClusterVirtualImageService_ServiceDesc, &imagev1.Blob{})
 	listener, err := net.Listen("unix", filepath.Join(f.dir, peersSocket))
 	check(f.b, err)
-	servetest.Serve(f.b, listener, diskPart, addressPart, imagePart, clusterPart)
+	servetest.Serve(f.b, listener, diskPart, addressPart, macPart, imagePart, clusterPart)
 	for i := range size {
 		name := guestName(i)
 		writeDisk(f.b, f.disk(name))
@@ -158,6 +160,11 @@ func (f *fleet) servePeers(store *clientv3.Client, size int) {
 		address.Metadata = &metav1.ObjectMeta{Namespace: "default", Name: name}
 		address.Status = &networkv1.VirtualMachineIPAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "10.66.10.10"}
 		_, err = addresses.Create(f.b.Context(), address)
+		check(f.b, err)
+		mac := resource.New[*networkv1.VirtualMachineMACAddress](macs.Kind())
+		mac.Metadata = &metav1.ObjectMeta{Namespace: "default", Name: name}
+		mac.Status = &networkv1.VirtualMachineMACAddressStatus{Phase: networkv1.IPAddressPhase_Bound, Address: "52:54:00:00:00:01"}
+		_, err = macs.Create(f.b.Context(), mac)
 		check(f.b, err)
 	}
 }

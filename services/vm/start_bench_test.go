@@ -97,7 +97,8 @@ func guest(name string) *vmv1.VirtualMachine {
 		Metadata: &metav1.ObjectMeta{Namespace: "default", Name: name},
 		Spec: &vmv1.VirtualMachineSpec{
 			VirtualMachineClassName: "generic", Cpu: &vmv1.CPU{Cores: 1}, Memory: &vmv1.Memory{Size: "64Mi"},
-			VirtualMachineIpAddressName: name, TerminationGracePeriodSeconds: new(int32),
+			VirtualMachineIpAddressName: name, Networks: []*vmv1.NetworkRef{{Type: vmv1.NetworkType_Main, VirtualMachineMacAddressName: name}},
+			TerminationGracePeriodSeconds: new(int32),
 			BlockDeviceRefs: []*vmv1.BlockDeviceRef{{Kind: vmv1.BlockDeviceKind_VirtualDisk, Name: name}},
 		},
 	}
