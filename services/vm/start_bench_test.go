@@ -99,7 +99,7 @@ func guest(name string) *vmv1.VirtualMachine {
 			VirtualMachineClassName: "generic", Cpu: &vmv1.CPU{Cores: 1}, Memory: &vmv1.Memory{Size: "64Mi"},
 			VirtualMachineIpAddressName: name, Networks: []*vmv1.NetworkRef{{Type: vmv1.NetworkType_Main, VirtualMachineMacAddressName: name}},
 			TerminationGracePeriodSeconds: new(int32),
-			BlockDeviceRefs: []*vmv1.BlockDeviceRef{{Kind: vmv1.BlockDeviceKind_VirtualDisk, Name: name}},
+			BlockDeviceRefs:               []*vmv1.BlockDeviceRef{{Kind: vmv1.BlockDeviceKind_VirtualDisk, Name: name}},
 		},
 	}
 }
