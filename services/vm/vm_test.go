@@ -135,7 +135,9 @@ func removeGroups(t testing.TB, dir string) {
 		return
 	}
 	check(t, err)
-	check(t, os.Remove(strings.TrimSpace(string(groups))))
+	if err := os.Remove(strings.TrimSpace(string(groups))); !errors.Is(err, os.ErrNotExist) { // a service without guests takes it along
+		check(t, err)
+	}
 }
 
 // open starts an instance of the service.
