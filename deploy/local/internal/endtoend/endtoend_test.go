@@ -94,7 +94,7 @@ func newUser(t testing.TB) *user {
 	return u
 }
 
-// starts starts the suite, also after it was killed.
+// starts has the suite come up, also after it was killed.
 func (u *user) starts(flags ...string) {
 	u.t.Helper()
 	u.orlop(append([]string{"up", "--allow-image-source", "127.0.0.0/8"}, flags...)...)
