@@ -69,6 +69,7 @@ func BenchmarkRestore(b *testing.B) {
 	}
 	door.make(b, "virtualmachines", "four", `{"runPolicy": "AlwaysOff", "cpu": {"cores": 1}, "memory": {"size": "64Mi"},
 		"blockDeviceRefs": [`+strings.Join(refs, ", ")+`]}`, "Stopped")
+	u.appears("vm/four")
 	u.waitFor("vm/four", `{.status.conditions[?(@.type=="VirtualMachineIPAddressReady")].status}`, "True")
 	door.make(b, "virtualmachinesnapshots", "monday", `{"virtualMachineName": "four"}`, "Ready")
 	var took []time.Duration
