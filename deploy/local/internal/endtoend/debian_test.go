@@ -79,6 +79,7 @@ func TestDebianHardware(t *testing.T) {
 		}
 	}
 	u.testGroups(key)
+	u.testMovesTPM("debian", "cloud")
 	u.kubectl("delete", "vm/debian", "vd/debian", "vi/debian", "--timeout", "3m")
 }
 

@@ -20,6 +20,7 @@ func TestHardware(t *testing.T) {
 	u.tells(t, "its user is the Secret's", (*user).testSecretUser)
 	u.tells(t, "a changed Secret awaits a restart and shows nowhere", (*user).testSecretChanges)
 	u.tells(t, "as a Windows machine it has a TPM, and a part of a core", (*user).testWindows)
+	u.tells(t, "its TPM moves with it", func(u *user) { u.testMovesTPM("linux-vm", "secret") })
 	u.tells(t, "nothing is left of it", (*user).testHardwareGoes)
 }
 
@@ -64,8 +65,24 @@ func (u *user) testWindows() {
 			u.t.Errorf("the guest says %q, want %s", said, want)
 		}
 	}
-	if reason := u.kubectl("get", "vm", "linux-vm", "-o", `jsonpath={.status.conditions[?(@.type=="Migratable")].message}`); !strings.Contains(reason, "TPM") {
-		u.t.Errorf("Migratable says %q", reason)
+}
+
+// testMovesTPM has the TPM tell after a migration what the firmware measured into
+// it before.
+func (u *user) testMovesTPM(vm, name string) {
+	u.t.Helper()
+	measured := func() string {
+		said := u.inGuestOf(vm, name, "cat /sys/class/tpm/tpm0/pcr-sha256/0")
+		digest := regexp.MustCompile(`[0-9A-F]{64}`).FindString(said)
+		if strings.Trim(digest, "0") == "" {
+			u.t.Fatalf("the TPM says %q", said)
+		}
+		return digest
+	}
+	before := measured()
+	u.orlop("evict", vm, "--wait")
+	if after := measured(); after != before {
+		u.t.Errorf("after the migration the TPM says %s, before %s", after, before)
 	}
 }
 

@@ -45,7 +45,7 @@ var dependencies = []string{
 
 // refuse says which of the platform's preconditions a VM does not meet (guide,
 // "Creating snapshots of virtual machines").
-func (r *Reconciler) refuse(snapshot *snapshotv1.VirtualMachineSnapshot, vm *vmv1.VirtualMachine) *fault.Fault {
+func (r *Reconciler) refuse(vm *vmv1.VirtualMachine) *fault.Fault {
 	name := vm.GetMetadata().GetName()
 	for _, ref := range disksOf(vm) {
 		disk, found := r.Objects.Disk(resource.Key{Namespace: vm.GetMetadata().GetNamespace(), Name: ref})
@@ -57,11 +57,6 @@ func (r *Reconciler) refuse(snapshot *snapshotv1.VirtualMachineSnapshot, vm *vmv
 		case disk.GetStatus().GetPhase() != diskv1.DiskPhase_Ready:
 			return fault.New(fault.NotReady, reasonBlockDevices, "VirtualDisk %s is not Ready: %s.", ref, disksnapshot.PhaseOf(disk))
 		}
-	}
-	if snapshot.GetSpec().GetIncludeMemory() && vm.GetStatus().GetPhase() == vmv1.VirtualMachinePhase_Running &&
-		vm.GetSpec().GetOsType() == vmv1.OSType_Windows {
-		return fault.New(fault.NotReady, reasonMachineNotReady,
-			"The memory of VirtualMachine %s can't be kept: with osType Windows it has a TPM, whose state is not in it. Set spec.includeMemory to false.", name)
 	}
 	if len(vm.GetStatus().GetRestartAwaitingChanges()) > 0 {
 		return fault.New(fault.NotReady, reasonRestart,

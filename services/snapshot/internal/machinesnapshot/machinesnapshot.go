@@ -154,7 +154,7 @@ func (r *Reconciler) compose(ctx context.Context, snapshot *snapshotv1.VirtualMa
 	if o.waits = waits; waits != nil {
 		return waits
 	}
-	refusal := r.refuse(snapshot, vm)
+	refusal := r.refuse(vm)
 	if refusal == nil {
 		err := r.gather(ctx, snapshot, vm, o.recipe)
 		if fault.Is(err, fault.NotFound, fault.NotReady, fault.Invalid) {

@@ -184,10 +184,6 @@ func TestAStatusSaysWhatASnapshotWaitsForOrWhyItFailed(t *testing.T) {
 		"The memory of the guest was not kept": {func(w *world) { w.taken.MemoryLost = true }, failed},
 		"were not at rest all the time":        {func(w *world) { w.taken.Consistent = false }, failed},
 		"has lost its data":                    {func(w *world) { w.withers = true }, failed},
-		"it has a TPM": {func(w *world) {
-			w.vm.Spec.OsType, w.snapshot.Spec.IncludeMemory = vmv1.OSType_Windows, new(bool)
-			*w.snapshot.Spec.IncludeMemory = true
-		}, failed},
 	} {
 		t.Run(message, func(t *testing.T) {
 			w := newWorld(t, client)

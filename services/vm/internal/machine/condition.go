@@ -65,8 +65,6 @@ func migrating(list *condition.List, o *observation, copies bool) {
 	switch {
 	case !o.sight.State.Alive():
 		list.False(can, not, "The VM does not run.")
-	case Immovable(o.applied) != "":
-		list.False(can, not, Immovable(o.applied))
 	case len(o.record.Pinned) > 0 && !copies:
 		list.False(can, not, strings.Join(o.record.Pinned, ", ")+" can be used on "+o.record.Node+" only: "+
 			"its storage class has access mode ReadWriteOnce.")

@@ -140,9 +140,6 @@ func (e *Engine) Receive(ctx context.Context, id, attempt, tap string, copies []
 	if source.folder().has(savingFile) {
 		return fmt.Errorf("%w: the machine's memory is being saved", ErrBusy)
 	}
-	if source.machine.TPMDir != "" {
-		return fmt.Errorf("%w: a machine with a TPM stays where it is: two emulators can't share its state", ErrInvalid)
-	}
 	peer := e.peerOf(id)
 	target, err := e.target(ctx, id, attempt)
 	if err != nil {

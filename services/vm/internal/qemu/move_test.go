@@ -43,8 +43,9 @@ type mover struct {
 
 func newMover(t testing.TB) *mover { return newMoverOf(t, 1<<20) }
 
-// newMoverOf has a disk of so many bytes, of which none is zero.
-func newMoverOf(t testing.TB, diskBytes int) *mover {
+// newMoverOf has a disk of so many bytes, of which none is zero, and is changed
+// before it starts.
+func newMoverOf(t testing.TB, diskBytes int, changes ...func(*Machine)) *mover {
 	t.Helper()
 	m := &mover{crashed: newCrashed(t)}
 	sector := bytes.Repeat([]byte{0x5a}, diskBytes)
@@ -60,6 +61,9 @@ func newMoverOf(t testing.TB, diskBytes int) *mover {
 		Subnet: netip.MustParsePrefix("10.66.10.0/24"), Gateway: netip.MustParseAddr("10.66.10.1"),
 		Guest: netip.MustParseAddr("10.66.10.10"), Forward: []Forward{{Host: unusedPort(t), GuestPort: 22}},
 	}}
+	for _, change := range changes {
+		change(&m.machine)
+	}
 	if _, err := m.Start(t.Context(), m.machine); err != nil {
 		t.Fatal(err)
 	}
@@ -195,15 +199,17 @@ func (m *mover) processIn(f folder) *Process {
 	return p
 }
 
-// kill ends the process of a run folder as nothing of ours would.
+// kill ends the processes of a run folder as nothing of ours would.
 func (m *mover) kill(f folder) {
 	m.t.Helper()
 	pids, err := f.pids(crashID)
-	if err != nil || len(pids) != 1 {
+	if err != nil || len(pids) == 0 {
 		m.t.Fatalf("processes %v, %v", pids, err)
 	}
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
-		m.t.Fatal(err)
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			m.t.Fatal(err)
+		}
 	}
 	for alive := true; alive; {
 		if alive, err = f.alive(); err != nil {
@@ -212,34 +218,40 @@ func (m *mover) kill(f folder) {
 	}
 }
 
-// one demands that there is one process of the machine, and gives it.
+// one demands that there is one QEMU of the machine, with one TPM if it has one,
+// and gives QEMU.
 func (m *mover) one() int {
 	m.t.Helper()
 	links, err := filepath.Glob("/proc/[0-9]*/cwd")
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	var found []int
+	found := map[string][]int{}
 	for _, link := range links {
 		if where, err := os.Readlink(link); err == nil && strings.HasPrefix(where, m.folder+"/") {
+			name, _ := os.ReadFile(filepath.Join(filepath.Dir(link), "comm"))
 			pid, _ := strconv.Atoi(strings.Split(link, "/")[2])
-			found = append(found, pid)
+			found[strings.TrimSpace(string(name))] = append(found[strings.TrimSpace(string(name))], pid)
 		}
 	}
-	if len(found) != 1 {
-		m.t.Fatalf("processes %v, want one", found)
+	chips := 0
+	if m.machine.TPMDir != "" {
+		chips = 1
+	}
+	if len(found["qemu-system-x86"]) != 1 || len(found[tpmBinary]) != chips || len(found) != 1+chips {
+		m.t.Fatalf("processes %v, want one of each", found)
 	}
 	if m.Moving(crashID) {
 		m.t.Error("something is left of the migration")
 	}
-	return found[0]
+	return found["qemu-system-x86"][0]
 }
 
 // moves has the machine moved, and demands that its memory is right.
 func (m *mover) moves(times int) {
 	m.t.Helper()
 	for range times {
-		before := m.pid()
+		before := m.one()
 		m.send(fast)
 		moved := m.reaches(TransferMoved)
 		m.works()

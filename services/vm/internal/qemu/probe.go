@@ -46,7 +46,9 @@ type Host struct {
 	// Flashes are the kinds of UEFI firmware that there are.
 	Flashes map[Firmware]Flash
 	// TPM is the emulator of TPMs, an absolute path; empty if there is none.
-	TPM string
+	// TPMOptions are what this version of it has to be told.
+	TPM        string
+	TPMOptions []string
 	// Processor is what guests can see of a processor.
 	Processor Processor
 	// Sandbox is whether this QEMU can confine itself by seccomp.
@@ -97,9 +99,7 @@ func (p Prober) Probe(ctx context.Context, binary string) (Host, error) {
 	}
 	host.Accelerator, host.Reason = p.accelerator(ctx, path)
 	host.Flashes = findFlashes()
-	if tpm, err := exec.LookPath(tpmBinary); err == nil {
-		host.TPM = tpm
-	}
+	host.TPM, host.TPMOptions = findTPM(ctx)
 	if host.Processor, err = examine(ctx, path, host.Accelerator); err != nil {
 		return Host{}, fmt.Errorf("ask %s for its processors: %w", path, err)
 	}

@@ -101,7 +101,8 @@ func (m Machine) as(other Machine) (Machine, error) {
 		return m, invalid("%d processors: the saved memory is of %d", other.CPU.Count(), m.CPU.Count())
 	case m.MemoryBytes != other.MemoryBytes:
 		return m, invalid("%d bytes of memory: the saved memory is of %d", other.MemoryBytes, m.MemoryBytes)
-	case m.Firmware != other.Firmware || m.Devices != other.Devices || m.Windows != other.Windows:
+	case m.Firmware != other.Firmware || m.Devices != other.Devices || m.Windows != other.Windows,
+		(m.TPMDir == "") != (other.TPMDir == ""):
 		return m, invalid("firmware or devices are others than those of the saved memory")
 	case m.Network.Mode != other.Network.Mode || m.Network.MAC != other.Network.MAC:
 		return m, invalid("MAC address %s: the saved memory is of %s", other.Network.MAC, m.Network.MAC)
@@ -112,7 +113,7 @@ func (m Machine) as(other Machine) (Machine, error) {
 	m.Disks, errDisks = inPlaceOf(m.Disks, other.Disks)
 	m.Plugged, errPlugged = inPlaceOf(m.Plugged, other.Plugged)
 	m.ID, m.Name, m.CPU.MilliCPU = other.ID, other.Name, other.CPU.MilliCPU
-	m.VariablesPath, m.SeedPath, m.Network = other.VariablesPath, other.SeedPath, other.Network
+	m.VariablesPath, m.TPMDir, m.SeedPath, m.Network = other.VariablesPath, other.TPMDir, other.SeedPath, other.Network
 	return m, errors.Join(errDisks, errPlugged)
 }
 

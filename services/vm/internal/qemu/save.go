@@ -142,8 +142,6 @@ func (p *Process) savable(ctx context.Context) error {
 		return ErrGone
 	case state != StateRunning, p.folder().has(savingFile):
 		return fmt.Errorf("%w: the machine does not run, or is being saved", ErrBusy)
-	case p.machine.TPMDir != "":
-		return fmt.Errorf("%w: it has a TPM, whose state is not in it", ErrCannotSave)
 	case version.Major < firstMapped:
 		return fmt.Errorf("%w: it runs on QEMU %s, and QEMU %d or newer is needed", ErrCannotSave, version, firstMapped)
 	}
