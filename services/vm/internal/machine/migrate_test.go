@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	vmv1 "orlop.dev/gen/orlop/vm/v1"
+	"orlop.dev/kit/reconcile/condition"
 	"orlop.dev/kit/resource/etcdtest"
 	"orlop.dev/services/vm/internal/migration"
 	"orlop.dev/services/vm/internal/migration/migrationtest"
@@ -143,6 +146,26 @@ func TestAMigrationWaitsForANode(t *testing.T) {
 	w.run()
 	w.wantCondition("Migrating", "LastMigrationFinishedWithError", "")
 	w.wantNode(source)
+}
+
+func TestAVMThatHasToLeaveSaysSoUntilItHasLeft(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t))
+	engine, source, target := wantsToMove(w)
+	engine.Stuck = true
+	for i := range w.nodes {
+		if w.nodes[i].Name == source {
+			w.nodes[i].State.Taints = []corev1.Taint{{Key: "repair", Effect: corev1.TaintEffectNoExecute}}
+		}
+	}
+	w.settle()
+	w.wantPhase(vmv1.VirtualMachinePhase_Migrating)
+	w.wantCondition("NeedsEvict", "NeedsEvict", "")
+	engine.Set(w.uid(), "evict", migration.Moved)
+	w.run()
+	w.wantNode(target)
+	if c := condition.Find(w.vm.GetStatus().GetConditions(), "NeedsEvict"); c != nil {
+		t.Errorf("on %s it says %v", target, c)
+	}
 }
 
 func TestAVMWithADiskOfItsNodeStays(t *testing.T) {

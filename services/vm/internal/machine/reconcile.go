@@ -7,6 +7,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -151,7 +152,7 @@ func (r *Reconciler) drive(ctx context.Context, vm *vmv1.VirtualMachine, o *obse
 	case o.sight.State.ended():
 		return false, r.bury(ctx, vm, o)
 	case alive && moves(vm, o):
-		return false, r.migrate(ctx, vm, o)
+		return false, errors.Join(r.migrate(ctx, vm, o), r.leaving(ctx, vm, o))
 	case alive && stopping(vm, o.record):
 		return false, r.stop(ctx, vm, o)
 	case alive:

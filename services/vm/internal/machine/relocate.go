@@ -40,6 +40,15 @@ func (r *Reconciler) relocate(ctx context.Context, vm *vmv1.VirtualMachine, o *o
 	return nil
 }
 
+// leaving says of a VM that is moved why it has to be.
+func (r *Reconciler) leaving(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) error {
+	cause, reason, err := r.cause(ctx, vm, o)
+	if err == nil && reason != "" && cause.Why != relocation.Firmware {
+		o.mustLeave = reason + "."
+	}
+	return err
+}
+
 // cause is why a VM has to move; the reason is empty where it has not.
 func (r *Reconciler) cause(ctx context.Context, vm *vmv1.VirtualMachine, o *observation) (relocation.Cause, string, error) {
 	guest, err := r.Survey.Guest(vm, o.record)
