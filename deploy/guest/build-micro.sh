@@ -91,7 +91,8 @@ link_busybox() {
 		case $applet in busybox | dpkg | dpkg-deb | rpm | rpm2cpio) continue ;; esac
 		[ -e "$1/usr/bin/$applet" ] || [ -e "$1/usr/sbin/$applet" ] || ln -s busybox "$1/usr/bin/$applet"
 	done
-	for applet in init poweroff reboot halt ip; do
+	# The guest agent looks for hwclock there, too.
+	for applet in init poweroff reboot halt ip hwclock; do
 		ln -sf ../bin/busybox "$1/usr/sbin/$applet"
 	done
 }

@@ -3,8 +3,11 @@ package endtoend_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestSnapshots is the guide's chapter on snapshots, with the quick start's guest.
@@ -128,6 +131,16 @@ func (u *user) testMemory() {
 		u.t.Errorf("the guest was %s and is %s", before, after)
 	}
 	u.inGuest("cloud", "echo after > word; sync") // its file systems are thawed
+	u.until("the guest's clock is the host's", func() (string, bool) {
+		asked := time.Now().Unix() - 1 // whole seconds
+		said := u.inGuest("cloud", "date +clock=%s")
+		clock := regexp.MustCompile(`clock=(\d+)\r`).FindStringSubmatch(said)
+		if clock == nil {
+			return said, false
+		}
+		seconds, err := strconv.ParseInt(clock[1], 10, 64)
+		return said, err == nil && seconds >= asked
+	})
 	u.kubectl("delete", "vmrestore/instant", "vmsnapshot/linux-vm-instant")
 }
 

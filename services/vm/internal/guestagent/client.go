@@ -94,7 +94,7 @@ func (c *Client) execute(ctx context.Context, command string, result any) error 
 func (c *Client) executeWithin(ctx context.Context, limit time.Duration, command string, result any) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return c.inTurn(ctx, command, func(s *stream) error { return s.ask(command, result) })
+	return c.inTurn(ctx, command, func(s *stream) error { return s.ask(command, nil, result) })
 }
 
 // tell sends a command that has no reply.

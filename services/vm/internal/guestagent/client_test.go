@@ -30,6 +30,7 @@ type received struct {
 	Arguments struct {
 		ID   int64
 		Mode string
+		Time int64
 	}
 	ID int64
 }
@@ -176,6 +177,25 @@ func TestARefusalKeepsTheConnection(t *testing.T) {
 	}
 	if err := c.Ping(t.Context()); err != nil {
 		t.Errorf("ping: %v", err)
+	}
+}
+
+func TestTheClockIsSetToTheHosts(t *testing.T) {
+	var told int64
+	c := client(t, func(a *agent) {
+		a.sync()
+		r, _ := a.receive()
+		if r.Execute == "guest-set-time" {
+			told = r.Arguments.Time
+		}
+		a.answer(fmt.Sprintf(`{"return":{},"id":%d}`, r.ID))
+	})
+	before := time.Now().UnixNano()
+	if err := c.SetClock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := time.Now().UnixNano(); told < before || told > after {
+		t.Errorf("the guest is told %d, between %d and %d", told, before, after)
 	}
 }
 

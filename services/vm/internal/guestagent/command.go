@@ -243,6 +243,16 @@ func (c *Client) ThawFilesystems(ctx context.Context) (int, error) {
 	return count, err
 }
 
+// SetClock sets the guest's clock to this host's (guest-set-time).
+func (c *Client) SetClock(ctx context.Context) error {
+	const command = "guest-set-time"
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return c.inTurn(ctx, command, func(s *stream) error {
+		return s.ask(command, map[string]int64{"time": time.Now().UnixNano()}, nil)
+	})
+}
+
 // Shutdown tells the agent to end the guest, and doesn't wait: the agent
 // answers only a refusal, so that nil means the request was written. QMP tells
 // when the guest is down.

@@ -60,9 +60,9 @@ func (s *stream) sync() error {
 }
 
 // ask sends a command and reads until the reply with its id.
-func (s *stream) ask(command string, result any) error {
+func (s *stream) ask(command string, arguments, result any) error {
 	id := random()
-	if err := s.send(request{Execute: command, ID: id}); err != nil {
+	if err := s.send(request{Execute: command, Arguments: arguments, ID: id}); err != nil {
 		return err
 	}
 	budget := maxSkipped

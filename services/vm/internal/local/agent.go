@@ -130,6 +130,7 @@ func (w *agentWatch) ask(ctx context.Context) *machine.Agent {
 	if names, err := client.Disks(ctx); err == nil {
 		agent.Targets = deviceNames(w.process.Machine(), names)
 	}
+	_ = w.process.MendClock(ctx) // what fails is tried with the next look
 	return agent
 }
 

@@ -24,6 +24,9 @@ func (e *Engine) notify(event qemu.Event) {
 		default:
 		}
 	}
+	if event.Name == qemu.EventResume {
+		e.lookAgain(event.Machine)
+	}
 	e.changed(event.Machine)
 }
 

@@ -84,7 +84,7 @@ func (e *Engine) launch(f folder, lock *os.File, r record, chains Chains) (<-cha
 // holds the lock, so there is no such process any more.
 func (f folder) clear() error {
 	var failed error
-	for _, name := range []string{qmpSocket, agentSocket, serialSocket, screenSocket, incomingSocket, endingFile, startedFile, moveFile, owedFile, savingFile} {
+	for _, name := range []string{qmpSocket, agentSocket, serialSocket, screenSocket, incomingSocket, endingFile, startedFile, moveFile, owedFile, savingFile, clockFile} {
 		failed = errors.Join(failed, f.remove(name))
 	}
 	return failed

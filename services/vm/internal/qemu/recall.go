@@ -59,7 +59,7 @@ func (e *Engine) Recall(ctx context.Context, m Machine, dir string) error {
 		said := f.lastWords()
 		return errors.Join(&StartError{Stderr: said, Err: err}, f.killAndWait(context.WithoutCancel(ctx), m.ID))
 	}
-	return nil
+	return f.mark(clockFile)
 }
 
 func (p *Process) recall(ctx context.Context, memory string) error {

@@ -69,6 +69,9 @@ func TestAMachineIsPutBackToTheInstantAtWhichItWasSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.works()
+	if !p.folder().has(clockFile) {
+		t.Error("nobody is told that its clock is behind")
+	}
 	if err := m.Recall(t.Context(), back, dir); !errors.Is(err, ErrRunning) {
 		t.Errorf("recalled while it runs: %v", err)
 	}

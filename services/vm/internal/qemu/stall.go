@@ -70,5 +70,8 @@ func (e *Engine) GoOn(ctx context.Context, id string) error {
 			return err
 		}
 	}
+	if err := p.folder().mark(clockFile); err != nil {
+		return err
+	}
 	return p.Resume(ctx)
 }

@@ -102,6 +102,9 @@ func TestAGuestWithoutSpaceStandsStillAndGoesOnWhenThereIsSome(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = c.is(StateRunning)
+	if !p.folder().has(clockFile) {
+		t.Error("nobody is told that its clock is behind")
+	}
 	viewer, err := p.Console().Attach()
 	if err != nil {
 		t.Fatal(err)
