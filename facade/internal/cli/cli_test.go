@@ -80,6 +80,22 @@ func TestCommandWithoutADaemonSaysHowToStartOne(t *testing.T) {
 	}
 }
 
+func TestExamplesSayTheNameThatWasCalled(t *testing.T) {
+	t.Setenv(home.Variable, t.TempDir())
+	for want, line := range map[string][]string{
+		"  orlop ssh cloud@linux-vm\n":     {"orlop", "ssh", "--help"},
+		"  d8 v ssh cloud@linux-vm\n":      {"d8", "v", "ssh", "--help"},
+		"  kubectl v ssh cloud@linux-vm\n": {"kubectl-v", "ssh", "--help"},
+	} {
+		command := New("test", line)
+		var out bytes.Buffer
+		command.SetOut(&out)
+		if err := command.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("%q says %s, %v", line, &out, err)
+		}
+	}
+}
+
 func TestKubectlCompletesItsPlugin(t *testing.T) {
 	t.Setenv(home.Variable, t.TempDir())
 	command := New("test", []string{"kubectl_complete-v", "port-f"})

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -16,7 +17,7 @@ const (
 func program(c *client, name string, args []string) *cobra.Command {
 	switch name {
 	case programKubectl, programKubectlCompletion:
-		root := newMachines(c)
+		root := newMachines(c, "kubectl v")
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl v"}
 		if name == programKubectlCompletion {
 			args = append([]string{cobra.ShellCompRequestCmd}, args...)
@@ -32,7 +33,7 @@ func program(c *client, name string, args []string) *cobra.Command {
 		}
 		kubectl := newKubectl(c)
 		kubectl.Use, kubectl.Aliases = "k [ARGUMENTS]", []string{"kubectl"}
-		root.AddCommand(newMachines(c), kubectl)
+		root.AddCommand(newMachines(c, "d8 v"), kubectl)
 		root.SetArgs(args)
 		return root
 	}
@@ -51,15 +52,25 @@ func program(c *client, name string, args []string) *cobra.Command {
 	return root
 }
 
-// newMachines is what other programs have of this one.
-func newMachines(c *client) *cobra.Command {
+// newMachines is what other programs have of this one, under the name that they
+// have for it.
+func newMachines(c *client, name string) *cobra.Command {
 	command := &cobra.Command{
 		Use:     "v",
 		Aliases: []string{"virtualization"},
 		Short:   "Virtual machines, their images and disks",
 	}
 	fill(command, theObjects(c))
+	rename(command, name)
 	return command
+}
+
+// rename has all examples say the name by which the program was called.
+func rename(command *cobra.Command, name string) {
+	command.Example = strings.ReplaceAll(command.Example, "orlop ", name+" ")
+	for _, child := range command.Commands() {
+		rename(child, name)
+	}
 }
 
 // group is commands that stand together in the help.

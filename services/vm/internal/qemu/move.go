@@ -122,8 +122,9 @@ func (e *Engine) Moving(id string) bool {
 
 // Receive makes the process that is to take a running machine over: with its
 // very devices, but for the tap that its interface is plugged into, and for the
-// files of disks that are copied. It waits there until Send. Idempotent for one attempt; what is left of another is
-// removed. Errors: ErrGone if the machine doesn't run, and those of Start.
+// files of disks that are copied. It waits there until Send. Idempotent for one
+// attempt; what is left of another is removed. Errors: ErrGone if the machine
+// doesn't run, and those of Start.
 func (e *Engine) Receive(ctx context.Context, id, attempt, tap string, copies []Copy) error {
 	done, err := e.turns.take(ctx, id)
 	if err != nil {
@@ -262,9 +263,9 @@ func (e *Engine) Transfer(ctx context.Context, id, attempt string) (Transfer, er
 	return e.advance(ctx, id, attempt)
 }
 
-// Abort ends a migration, whichever it is where none is named, and what it left.
-// The guest goes on where it was,
-// unless it runs in the target already: Transfer tells. Idempotent.
+// Abort ends a migration, whichever it is where none is named, and removes what is
+// left of it. The guest goes on where it was, unless it runs in the target
+// already: Transfer tells. Idempotent.
 func (e *Engine) Abort(ctx context.Context, id, attempt string) error {
 	done, err := e.turns.take(ctx, id)
 	if err != nil {
