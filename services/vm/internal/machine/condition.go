@@ -68,6 +68,8 @@ func migrating(list *condition.List, o *observation, copies bool) {
 	case len(o.record.Pinned) > 0 && !copies:
 		list.False(can, not, strings.Join(o.record.Pinned, ", ")+" can be used on "+o.record.Node+" only: "+
 			"its storage class has access mode ReadWriteOnce.")
+	case len(o.record.Pinned) > 0:
+		list.True(can, "VirtualMachineDisksShouldBeMigrating", strings.Join(o.record.Pinned, ", ")+" is copied along.")
 	default:
 		list.True(can, "VirtualMachineMigratable", "")
 	}

@@ -65,5 +65,5 @@ func (w *World) filled(n node.Node) int {
 	if n.MemoryBytes <= 0 {
 		return 0
 	}
-	return int(w.used[n.Name].MemoryBytes * bestScore / n.MemoryBytes)
+	return int(w.Used(n.Name).MemoryBytes * bestScore / n.MemoryBytes)
 }

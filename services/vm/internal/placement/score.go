@@ -92,7 +92,7 @@ func (w *World) comfort(g *Guest, fitting []node.Node, n node.Node) int64 {
 
 // room is what is left of a node, in percent, with the VM on it.
 func (w *World) room(g *Guest, n node.Node) int64 {
-	used := w.used[n.Name].Add(g.Demand)
+	used := w.Used(n.Name).Add(g.Demand)
 	left := func(have, taken int64) int64 {
 		if have <= 0 {
 			return 0

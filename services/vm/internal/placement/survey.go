@@ -14,8 +14,8 @@ import (
 // more look costs little.
 type Survey struct {
 	Nodes func(ctx context.Context) ([]node.Node, error)
-	// Machines shows all VMs, placed or not, and the same pointer for as long as a
-	// VM is the same.
+	// Machines shows all VMs, placed or not, in the same order each time, and the
+	// same pointer for as long as a VM is the same.
 	Machines func(visit func(*vmv1.VirtualMachine)) error
 	Class    func(name string) (*vmv1.VirtualMachineClass, bool)
 	// Cluster is what else decides; nil where nobody tells.
@@ -23,15 +23,7 @@ type Survey struct {
 	Power   *power.Store
 
 	mu   sync.Mutex
-	read map[string]*reading // by UID
-}
-
-// reading is a placed VM, and what it was read from.
-type reading struct {
-	vm      *vmv1.VirtualMachine
-	classed string // version of its class
-	record  *power.Record
-	guest   *Guest
+	seen sightings
 }
 
 // World is the nodes and the VMs that are placed on them, by their records: a
@@ -60,47 +52,33 @@ func (s *Survey) World(ctx context.Context) (*World, error) {
 func (s *Survey) guests(records []*power.Record) ([]*Guest, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	byUID := make(map[string]*vmv1.VirtualMachine, len(records))
-	if err := s.Machines(func(vm *vmv1.VirtualMachine) { byUID[vm.GetMetadata().GetUid()] = vm }); err != nil {
+	machines := make([]*vmv1.VirtualMachine, 0, len(s.seen.machines))
+	if err := s.Machines(func(vm *vmv1.VirtualMachine) { machines = append(machines, vm) }); err != nil {
 		return nil, err
 	}
-	guests := make([]*Guest, 0, len(records))
-	classes := map[string]string{} // versions by name
-	now := make(map[string]*reading, len(records))
-	for _, record := range records {
-		if record.Node == "" {
-			continue
+	s.seen.see(machines)
+	s.seen.seeClasses(s.version)
+	placed := s.seen.place(records)
+	guests := make([]*Guest, 0, len(placed))
+	for _, at := range placed {
+		if at.guest == nil {
+			at.guest = s.read(at)
 		}
-		next := &reading{vm: byUID[record.UID], record: record}
-		next.classed = s.version(classes, next.vm.GetSpec().GetVirtualMachineClassName())
-		if old := s.read[record.UID]; old != nil && old.vm == next.vm && old.classed == next.classed && old.record.Same(&record.Version) {
-			next = old
-		} else {
-			next.guest = s.guest(next.vm, record)
-		}
-		now[record.UID] = next
-		guests = append(guests, next.guest)
-		if m := record.Migration; m.Active() && m.Target != "" {
+		guests = append(guests, at.guest)
+		if m := at.record.Migration; m.Active() && m.Target != "" {
 			// It has room on both nodes until one of them is free.
-			there := *next.guest
+			there := *at.guest
 			there.Node = m.Target
 			guests = append(guests, &there)
 		}
 	}
-	s.read = now
 	return guests, nil
 }
 
-// version tells one state of a class from another; known are those that were
-// looked up.
-func (s *Survey) version(known map[string]string, name string) string {
-	version, found := known[name]
-	if !found {
-		class, _ := s.Class(name)
-		version = class.GetMetadata().GetUid() + class.GetMetadata().GetResourceVersion()
-		known[name] = version
-	}
-	return version
+// version tells one state of a class from another.
+func (s *Survey) version(name string) string {
+	class, _ := s.Class(name)
+	return class.GetMetadata().GetUid() + class.GetMetadata().GetResourceVersion()
 }
 
 func (s *Survey) cluster(ctx context.Context) (*node.Cluster, error) {
@@ -142,14 +120,14 @@ func (s *Survey) Guest(vm *vmv1.VirtualMachine, record *power.Record) (*Guest, e
 	return g, nil
 }
 
-// guest is of a VM that runs. One whose rules can't be read, or that is not seen
+// read reads a VM that runs. One whose rules can't be read, or that is not seen
 // yet, takes its room all the same.
-func (s *Survey) guest(vm *vmv1.VirtualMachine, record *power.Record) *Guest {
-	g, err := s.Guest(vm, record)
-	if err == nil {
+func (s *Survey) read(at *sighting) *Guest {
+	s.seen.reads(at.vm.GetSpec().GetVirtualMachineClassName(), s.version)
+	if g, err := s.Guest(at.vm, at.record); err == nil {
 		return g
 	}
-	bare := &vmv1.VirtualMachine{Metadata: vm.GetMetadata()}
-	g, _ = s.Guest(bare, record) // without rules there is nothing to misread
+	bare := &vmv1.VirtualMachine{Metadata: at.vm.GetMetadata()}
+	g, _ := s.Guest(bare, at.record) // without rules there is nothing to misread
 	return g
 }

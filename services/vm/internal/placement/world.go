@@ -26,25 +26,35 @@ type World struct {
 
 	all   []node.Node
 	nodes map[string]*corev1.Node
-	used  map[string]node.Demand
-	count map[string]int
+	loads map[string]*load
 	// averse are the guests that keep others away, choosy those that like or dislike
 	// neighbours: few.
 	averse, choosy []*Guest
+}
+
+// load is what VMs have of a node.
+type load struct {
+	demand node.Demand
+	guests int
 }
 
 // New returns a world of nodes and the VMs on them.
 func New(nodes []node.Node, guests []*Guest, namespaces map[string]map[string]string) *World {
 	w := &World{
 		Guests: guests, Namespaces: namespaces, all: nodes,
-		nodes: map[string]*corev1.Node{}, used: map[string]node.Demand{}, count: map[string]int{},
+		nodes: map[string]*corev1.Node{}, loads: map[string]*load{},
 	}
 	for _, n := range nodes {
 		w.nodes[n.Name] = n.Kubernetes()
 	}
 	for _, g := range guests {
-		w.used[g.Node] = w.used[g.Node].Add(g.Demand)
-		w.count[g.Node]++
+		on := w.loads[g.Node]
+		if on == nil {
+			on = new(load)
+			w.loads[g.Node] = on
+		}
+		on.demand = on.demand.Add(g.Demand)
+		on.guests++
 		if len(g.antiAffinity) > 0 {
 			w.averse = append(w.averse, g)
 		}
@@ -56,7 +66,14 @@ func New(nodes []node.Node, guests []*Guest, namespaces map[string]map[string]st
 }
 
 // Used is what VMs have of a node.
-func (w *World) Used(name string) node.Demand { return w.used[name] }
+func (w *World) Used(name string) node.Demand { return w.on(name).demand }
+
+func (w *World) on(name string) load {
+	if on := w.loads[name]; on != nil {
+		return *on
+	}
+	return load{}
+}
 
 // Without is the world as it would be if a VM were not there.
 func (w *World) Without(uid string) *World {
@@ -170,13 +187,13 @@ func untolerated(g *Guest, n *corev1.Node, effects ...corev1.TaintEffect) string
 }
 
 func (w *World) full(g *Guest, n node.Node) string {
-	used := w.used[n.Name]
+	used := w.Used(n.Name)
 	switch after := used.Add(g.Demand); {
 	case after.MilliCPU > n.MilliCPU:
 		return fmt.Sprintf("has %dm of %dm CPU left, %dm are needed", n.MilliCPU-used.MilliCPU, n.MilliCPU, g.Demand.MilliCPU)
 	case after.MemoryBytes > n.MemoryBytes:
 		return fmt.Sprintf("has %s of memory left, %s are needed", quantity(n.MemoryBytes-used.MemoryBytes), quantity(g.Demand.MemoryBytes))
-	case w.count[n.Name] >= node.MostGuests:
+	case w.on(n.Name).guests >= node.MostGuests:
 		return fmt.Sprintf("has %d VMs, and takes no more", node.MostGuests)
 	}
 	return ""
