@@ -17,6 +17,9 @@ import (
 // manySnapshots are more than a disk may have files.
 const manySnapshots = 200
 
+// fewFiles are not made fewer (docs/adr/0020).
+const fewFiles = 16
+
 // snapshots are taken of the quick start's disk, one after the other.
 func (u *user) snapshots(count int) (names []string) {
 	u.t.Helper()
@@ -51,7 +54,7 @@ func (u *user) shortens() {
 	u.t.Helper()
 	u.until("the disk has few files", func() (string, bool) {
 		files := u.files()
-		return fmt.Sprintf("%d files", files), files <= 2
+		return fmt.Sprintf("%d files", files), files <= fewFiles
 	})
 }
 
