@@ -1,6 +1,7 @@
 package endtoend_test
 
 import (
+	"crypto/rand"
 	"io"
 	"os"
 	"os/exec"
@@ -9,6 +10,9 @@ import (
 	"testing"
 	"time"
 )
+
+// patience is how long a guest may take to answer a key before it is pressed again.
+const patience = 2 * time.Second
 
 // console is `orlop console` with a person at it, who reads and types.
 type console struct {
@@ -82,29 +86,44 @@ func (c *console) expect(text string) string {
 }
 
 // knock presses Enter, as a person does at a dark screen, until the guest asks
-// who is there: its getty may be starting anew.
+// who is there: its getty may be starting anew. What the console shows of earlier
+// logins ends where a word comes back that nobody has typed before.
 func (c *console) knock() {
 	c.t.Helper()
-	patience := time.NewTicker(2 * time.Second)
-	defer patience.Stop()
-	give := time.After(deadline)
-	for {
+	const eraseLine = "\x15"
+	for range deadline / patience {
 		c.send("\n")
+		if !c.shows(func(screen string) bool { return strings.HasSuffix(strings.TrimRight(screen, " "), "login:") }) {
+			continue
+		}
+		word := strings.ToLower(rand.Text())
+		c.send(word)
+		if c.shows(func(screen string) bool { return strings.Contains(screen, word) }) {
+			c.send(eraseLine)
+			c.unread.Reset()
+			return
+		}
+	}
+	c.t.Fatalf("the guest never asked for a login; it printed %q", c.unread.String())
+}
+
+// shows reads for as long as one is patient, and reports whether the screen is as
+// wanted then.
+func (c *console) shows(wanted func(screen string) bool) bool {
+	c.t.Helper()
+	give := time.After(patience)
+	for !wanted(c.unread.String()) {
 		select {
 		case printed, open := <-c.printed:
 			if !open {
 				c.t.Fatalf("the console ended; it showed %q", c.unread.String())
 			}
 			c.unread.Write(printed)
-		case <-patience.C:
 		case <-give:
-			c.t.Fatalf("the guest never asked for a login; it printed %q", c.unread.String())
-		}
-		if strings.HasSuffix(strings.TrimRight(c.unread.String(), " "), "login:") {
-			c.unread.Reset()
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // close leaves with Ctrl+].

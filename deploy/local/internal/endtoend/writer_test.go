@@ -10,7 +10,7 @@ import (
 // write writes as a database does, until stop: what it is going to do, and then
 // that.
 const (
-	write = "rm -f stop; setsid sh -c 'i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i > journal; sync; echo $i > data; sync; done' >/dev/null 2>&1 &"
+	write = "rm -f stop; setsid sh -c 'i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i > journal; sync; echo $i > data; sync; done' >/dev/null 2>&1 & until [ -s data ]; do usleep 10000; done"
 	stop  = "touch stop; sync"
 )
 
