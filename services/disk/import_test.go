@@ -159,6 +159,9 @@ func TestDiskIsImportedByTheImageService(t *testing.T) {
 }
 
 func TestDiskAsksAgainForAnImportThatTheImageServiceForgot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the next look: not in the fast run")
+	}
 	h := newHouse(t)
 	check(t, h.apply("root", &diskv1.VirtualDiskSpec{DataSource: &diskv1.DiskDataSource{
 		Type: imagev1.DataSourceType_HTTP, Http: &imagev1.HTTPSource{Url: "http://127.0.0.1/x"},

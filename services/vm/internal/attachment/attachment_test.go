@@ -338,6 +338,9 @@ func TestAdmission(t *testing.T) {
 }
 
 func TestProcessThatDiesInAnyStepIsFollowedByOneThatGoesOn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many rounds: not in the fast run")
+	}
 	for cut := 1; ; cut++ {
 		w := newWorld(t)
 		a := w.attach("a", "data", "web")

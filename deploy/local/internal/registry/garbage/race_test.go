@@ -84,6 +84,9 @@ func (s *story) publishSomehow(repository, content string) error {
 // collector; without it, as if each client took an hour between its requests, a
 // published image is whole nonetheless.
 func TestCollectorNeverRacesAWrite(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many rounds: not in the fast run")
+	}
 	for _, test := range []struct {
 		name    string
 		options garbage.Options
