@@ -21,7 +21,7 @@ readonly drivers='virtio_pci virtio_scsi virtio_blk ahci sd_mod sr_mod nvme ext4
 # The kernel for all machines: the one for clouds knows neither SATA nor e1000.
 readonly packages=linux-image-amd64,systemd-sysv,udev,dbus,kmod,initramfs-tools,zstd,\
 cloud-init,cloud-guest-utils,qemu-guest-agent,openssh-server,nginx-light,netplan.io,\
-systemd-resolved,iproute2,iputils-ping,sudo,curl,ca-certificates,e2fsprogs,fdisk,util-linux,bash-completion,less,vim-tiny
+systemd-resolved,iproute2,iputils-ping,sudo,curl,ca-certificates,e2fsprogs,fdisk,util-linux,util-linux-extra,bash-completion,less,vim-tiny
 
 check_tools() {
 	local tool

@@ -69,7 +69,7 @@ func migrating(list *condition.List, o *observation, copies bool) {
 		list.False(can, not, strings.Join(o.record.Pinned, ", ")+" can be used on "+o.record.Node+" only: "+
 			"its storage class has access mode ReadWriteOnce.")
 	case len(o.record.Pinned) > 0:
-		list.True(can, "VirtualMachineDisksShouldBeMigrating", strings.Join(o.record.Pinned, ", ")+" is copied along.")
+		list.True(can, "VirtualMachineDisksShouldBeMigrating", "Copied along: "+strings.Join(o.record.Pinned, ", ")+".")
 	default:
 		list.True(can, "VirtualMachineMigratable", "")
 	}

@@ -201,7 +201,7 @@ func TestAVMTakesDisksOfItsNodeAlong(t *testing.T) {
 		}
 		w.run()
 		w.wantNode(target)
-		w.wantCondition("Migratable", "VirtualMachineDisksShouldBeMigrating", "VirtualDisk root is copied along.")
+		w.wantCondition("Migratable", "VirtualMachineDisksShouldBeMigrating", "Copied along: VirtualDisk root.")
 		if len(engine.Copies) != 1 || engine.Copies[0].Path == "" || w.devices.nodes[disk] != target || len(w.devices.copies) > 0 {
 			t.Fatalf("step %d: copied %v from %s, the disk is on %s, %v", cutAt, engine.Copies, source, w.devices.nodes[disk], w.devices.copies)
 		}

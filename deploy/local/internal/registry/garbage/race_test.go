@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,8 +32,8 @@ type story struct {
 	random *rand.Rand
 	// lenient says that a manifest may be refused for a blob that is gone, after
 	// which its client begins anew.
-	lenient bool
-	refused int
+	lenient            bool
+	refused, published int
 	// tell, if set, is called for each image that is published.
 	tell func(repository, content string)
 }
@@ -48,6 +49,7 @@ func (s *story) run(ctx context.Context, rounds int) error {
 		if !published {
 			continue
 		}
+		s.published++
 		if err := s.whole(repository, "uid", content); err != nil {
 			return fmt.Errorf("look: %w", err)
 		}
@@ -108,6 +110,7 @@ func TestCollectorNeverRacesAWrite(t *testing.T) {
 			defer cancel()
 			collecting, writing := errgroup.Group{}, errgroup.Group{}
 			rounds := 0
+			var published atomic.Int64
 			collecting.Go(func() error {
 				for ctx.Err() == nil {
 					if _, err := s.Collect(ctx); err != nil && ctx.Err() == nil {
@@ -124,7 +127,8 @@ func TestCollectorNeverRacesAWrite(t *testing.T) {
 						random: rand.New(rand.NewPCG(uint64(worker), 1)),
 					}
 					err := story.run(ctx, test.rounds)
-					t.Logf("worker %d began %d times anew", worker, story.refused)
+					t.Logf("worker %d published %d images, and began %d times anew", worker, story.published, story.refused)
+					published.Add(int64(story.published))
 					return err
 				})
 			}
@@ -136,6 +140,9 @@ func TestCollectorNeverRacesAWrite(t *testing.T) {
 				t.Error(err)
 			}
 			t.Logf("%d collections", rounds)
+			if published.Load() == 0 {
+				t.Error("no image was published: this shows nothing")
+			}
 			s.collect(t)
 			if files := left(t, s.dir); len(files) > 0 && test.name == "no grace" {
 				t.Errorf("left: %v", files)
