@@ -195,8 +195,9 @@ func newRebalance(c *client) *cobra.Command {
 	command := &cobra.Command{
 		Use: "rebalance", Short: "Move VMs from the fullest nodes to emptier ones", Args: cobra.NoArgs,
 		Long: `Moves running VMs to nodes with more memory left, where their rules allow it, by
-operations named evacuation-*, and prints them. orlop up --rebalance-every does it from
-time to time.`,
+operations named evacuation-*, and prints them. Nothing is moved while the fullest node
+is less than 20 % of its memory fuller than the others. orlop up --rebalance-every does
+it from time to time.`,
 	}
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "only tell what would be moved")
 	command.RunE = func(command *cobra.Command, _ []string) error {
@@ -206,7 +207,7 @@ time to time.`,
 				return err
 			}
 			if len(done.GetMoves()) == 0 {
-				fmt.Fprintln(command.OutOrStdout(), "No move would make the nodes more even.")
+				fmt.Fprintln(command.OutOrStdout(), "Nothing is to be moved: the nodes are filled about evenly, or their VMs can't move.")
 			}
 			for _, m := range done.GetMoves() {
 				fmt.Fprintln(command.OutOrStdout(), strings.TrimSpace(
